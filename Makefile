@@ -1,0 +1,61 @@
+# `make demo` shows the gateway on the demo frontier; `make test` installs the rest and runs the tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# A plain `torch` brings gigabytes of CUDA packages: the version is pinned where it is installed.
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+
+.PHONY: help demo test check format bench wire clean system
+.DEFAULT_GOAL := help
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serving: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[loadtest]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) '$(TORCH)'
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.serving
+
+.venv-triton/.ready: tests/e2e/make_triton_env.sh
+	bash tests/e2e/make_triton_env.sh .venv-triton
+	@touch $@
+
+system: ## Install promtool, which checks the alert rules (Debian; skipped where it cannot be)
+	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& bash deploy/install_promtool.sh; } || echo "promtool is not here: its tests will be skipped"
+
+demo: $(VENV)/.serving ## Render frames, start the gateway on the demo frontier, send load (EXIT=1 ends it)
+	$(BIN)/python -m loadtest demo $(if $(EXIT),--exit)
+
+test: $(VENV)/.dev .venv-triton/.ready system ## Run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+check: $(VENV)/.dev ## Lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev ## Format the code and mend what lint can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. router/wire/*.proto
+
+bench: $(VENV)/.dev ## Measure the claims of the README on the demo frontier (about 10 minutes)
+	$(BIN)/python -m search render --out build/conveyor --frames test=800 --seed 7
+	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
+	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
+
+clean: ## Remove what was built
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,123 @@
+"""Detections of one frame as a validated numpy value, and the suppression of duplicates among them.
+
+Layout is in the names: `xyxy` is x1, y1, x2, y2 in pixels, `score` the confidence in [0, 1], `label` the
+0-based index into the data set's classes. Arrays are read-only: a value that several stages look at
+must not change under one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ROW_WIDTH = 6
+MAX_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Hold what one model says about one frame, best score first or not: the order is the maker's.
+
+    xyxy: float32 [n, 4], pixels; score: float32 [n] in [0, 1]; label: int64 [n] >= 0.
+    Raises ValueError, naming the array, when a shape, a range or a number is wrong.
+    """
+
+    xyxy: NDArray[np.float32]
+    score: NDArray[np.float32]
+    label: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        count = len(self.score)
+        if self.xyxy.shape != (count, 4):
+            raise ValueError(f"xyxy has shape {self.xyxy.shape}, expected ({count}, 4)")
+        if self.score.shape != (count,) or self.label.shape != (count,):
+            raise ValueError(f"score {self.score.shape} and label {self.label.shape} must be flat and equal")
+        if count:
+            if not np.isfinite(self.xyxy).all():
+                raise ValueError("xyxy has a number that is not finite")
+            # Written so that NaN fails it too.
+            if not (self.score.min() >= 0.0 and self.score.max() <= 1.0):
+                raise ValueError("score must lie in [0, 1]")
+            if self.label.min() < 0:
+                raise ValueError("label must not be negative")
+        for array in (self.xyxy, self.score, self.label):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @classmethod
+    def make(cls, xyxy: ArrayLike, score: ArrayLike, label: ArrayLike) -> Detections:
+        """Copy anything array-like into a value."""
+        return cls(
+            np.array(xyxy, dtype=np.float32).reshape(-1, 4),
+            np.array(score, dtype=np.float32).reshape(-1),
+            np.array(label, dtype=np.int64).reshape(-1),
+        )
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """Return the answer that holds nothing."""
+        return cls.make([], [], [])
+
+    @classmethod
+    def from_rows(cls, rows: NDArray[np.float32]) -> Detections:
+        """Read a model's output rows [k, 6]: x1, y1, x2, y2, score, class; rows of class -1 are padding."""
+        if rows.ndim != 2 or rows.shape[1] != ROW_WIDTH:
+            raise ValueError(f"rows have shape {rows.shape}, expected [k, {ROW_WIDTH}]")
+        kept = rows[(rows[:, 5] >= 0) & (rows[:, 4] > 0)]
+        # Low precisions overshoot 1 by a rounding step.
+        return cls.make(kept[:, :4], np.clip(kept[:, 4], 0.0, 1.0), kept[:, 5])
+
+    def select(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
+        """Return the detections at a mask or at positions, in that order."""
+        return Detections(self.xyxy[index], self.score[index], self.label[index])
+
+    def top(self, count: int = MAX_ROWS) -> Detections:
+        """Return the `count` best by score, best first; ties keep their order."""
+        return self.select(np.argsort(-self.score, kind="stable")[:count])
+
+    def with_score(self, score: NDArray[np.float32]) -> Detections:
+        """Return the same boxes under other scores."""
+        return Detections(self.xyxy, score.astype(np.float32), self.label)
+
+    def with_xyxy(self, xyxy: NDArray[np.float32]) -> Detections:
+        """Return the same scores on other boxes."""
+        return Detections(xyxy.astype(np.float32), self.score, self.label)
+
+
+def iou_matrix(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return intersection over union, [n, m], of boxes [n, 4] and [m, 4]; empty boxes meet nothing."""
+    top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
+    bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    wh = np.maximum(bottom_right - top_left, 0.0)
+    intersection = wh[..., 0] * wh[..., 1]
+    union = _area(a_xyxy)[:, None] + _area(b_xyxy)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0).astype(np.float32)
+
+
+def _area(xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    wh = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0.0)
+    return np.asarray(wh[:, 0] * wh[:, 1])
+
+
+def nms(detections: Detections, iou: float) -> Detections:
+    """Suppress, per class, every box that overlaps a better one by more than `iou`; best first.
+
+    Greedy, as in every detector since R-CNN. It runs on the host because it costs tens of microseconds on
+    at most 100 rows, while an NMS operator in the graph brings data-dependent shapes.
+    """
+    if len(detections) < 2:
+        return detections
+    ordered = detections.top(len(detections))
+    overlaps = iou_matrix(ordered.xyxy, ordered.xyxy) > iou
+    overlaps &= ordered.label[:, None] == ordered.label[None, :]
+    # Only rows that overlap a later one can suppress anything: the loop visits those alone.
+    suppressing = np.flatnonzero(np.triu(overlaps, 1).any(axis=1))
+    keep = np.ones(len(ordered), dtype=np.bool_)
+    for i in suppressing:
+        if keep[i]:
+            keep[i + 1 :] &= ~overlaps[i, i + 1 :]
+    return ordered.select(keep)
