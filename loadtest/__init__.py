@@ -1,0 +1,1 @@
+"""Open-loop load over the wire, and a verdict on what came back."""

@@ -1,0 +1,108 @@
+"""The open loop: every request is sent when it is due, whatever became of the earlier ones.
+
+Waiting for an answer before sending the next request hides exactly the delays that a load test is for
+("coordinated omission": a stalled server is asked less). So requests are tasks of their own, and latency
+counts from the scheduled time. What the generator itself adds, by being late, is the issue delay; the
+verdict calls a run with too much of it invalid rather than slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from loadtest.sample import Reply, Sample
+from loadtest.schedule import Arrivals
+from loadtest.target import Target
+
+_NS_PER_S = 1_000_000_000
+# Time between the call and the schedule's zero, so that the first requests are not born late.
+_LEAD_NS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What every request of a run carries besides its frame; None leaves the choice to the gateway."""
+
+    budget_ms: float | None = None
+    operating_point: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a run: the wait for one answer, and how many requests may be open at once."""
+
+    timeout_s: float = 5.0
+    in_flight: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.in_flight < 1:
+            raise ValueError(f"timeout and open requests must be positive, got {self}")
+
+
+def _ignore(_: Sample) -> None:
+    pass
+
+
+async def warm_up(target: Target, frames: Sequence[bytes], request: Request, count: int) -> None:
+    """Send a few requests one after another and forget them: connections open, caches fill."""
+    for position in range(count):
+        await target.send(frames[position % len(frames)], request.budget_ms, request.operating_point)
+
+
+async def run_open_loop(
+    target: Target,
+    frames: Sequence[bytes],
+    arrivals_ns: Arrivals,
+    request: Request,
+    limits: Limits,
+    on_done: Callable[[Sample], None] = _ignore,
+) -> tuple[Sample, ...]:
+    """Send frame i mod n at each arrival i and return one sample per arrival, in schedule order.
+
+    The running event loop's clock is the clock. It ends at the last arrival plus `limits.timeout_s` at the
+    latest. Raises ValueError without frames; an error that `target.send` raises is a fault of the generator
+    and ends the run.
+    """
+    if not frames:
+        raise ValueError("a load needs at least one frame")
+    loop = asyncio.get_running_loop()
+    start_ns = round(loop.time() * _NS_PER_S) + _LEAD_NS
+    samples: list[Sample | None] = [None] * len(arrivals_ns)
+    in_flight = 0
+
+    def now_ns() -> int:
+        return round(loop.time() * _NS_PER_S) - start_ns
+
+    def record(position: int, sample: Sample) -> None:
+        samples[position] = sample
+        on_done(sample)
+
+    async def send(position: int, scheduled_ns: int) -> None:
+        nonlocal in_flight
+        frame = position % len(frames)
+        # The timer may fire a rounding step early; a request is never sent before it is due.
+        sent_ns = max(now_ns(), scheduled_ns)
+        try:
+            async with asyncio.timeout(limits.timeout_s):
+                reply = await target.send(frames[frame], request.budget_ms, request.operating_point)
+        except TimeoutError:
+            reply = Reply("timed_out", detail=f"no answer within {limits.timeout_s:g} s")
+        finally:
+            in_flight -= 1
+        record(position, Sample(scheduled_ns, sent_ns, max(now_ns(), sent_ns), frame, reply))
+
+    async with asyncio.TaskGroup() as group:
+        for position, arrival in enumerate(arrivals_ns):
+            scheduled_ns = int(arrival)
+            # Late or not, the loop is given up once per arrival, so that open requests make progress.
+            await asyncio.sleep(max(0.0, (scheduled_ns - now_ns()) / _NS_PER_S))
+            if in_flight >= limits.in_flight:
+                late_ns = max(now_ns(), scheduled_ns)
+                reply = Reply("unsent", detail=f"{in_flight} requests were open")
+                record(position, Sample(scheduled_ns, late_ns, late_ns, position % len(frames), reply))
+                continue
+            in_flight += 1
+            group.create_task(send(position, scheduled_ns))
+    return tuple(sample for sample in samples if sample is not None)
