@@ -1,0 +1,133 @@
+"""Plots as inline SVG: a pair of axes, points, lines and steps. Colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+Point = tuple[float, float]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 42.0
+
+
+def ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
+    """Return round numbers (1, 2 or 5 times a power of ten apart) inside [low, high], about `count`."""
+    if not high > low:
+        return (low,)
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return tuple(index * step for index in range(first, last + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """A plot area in pixels over ranges of x and y; `log_x` puts x on a logarithmic scale."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    width: float = 720.0
+    height: float = 300.0
+
+    def x(self, value: float) -> float:
+        """Return the pixel column of a value."""
+        low, high = self.x_range
+        if self.log_x:
+            low, high, value = math.log(low), math.log(high), math.log(max(value, low))
+        return _LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        """Return the pixel row of a value."""
+        low, high = self.y_range
+        return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
+
+    def _x_ticks(self) -> tuple[float, ...]:
+        low, high = self.x_range
+        if not self.log_x:
+            return ticks(low, high)
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        marks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+        return tuple(mark for mark in marks if low <= mark <= high)
+
+    def draw(self, title: str, *marks: str) -> str:
+        """Return the SVG element with grid, labels and the marks on top."""
+        right, bottom = self.width - _RIGHT, self.height - _BOTTOM
+        parts = [
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(title)}">',
+            f"<title>{escape(title)}</title>",
+        ]
+        for value in self._x_ticks():
+            x = self.x(value)
+            parts.append(f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+        for value in ticks(*self.y_range, count=5):
+            y = self.y(value)
+            parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
+        parts.append(
+            f'<text class="axis" x="{middle_x}" y="{self.height - 6}" text-anchor="middle">'
+            f"{escape(self.x_label)}</text>"
+        )
+        parts.append(
+            f'<text class="axis" transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">'
+            f"{escape(self.y_label)}</text>"
+        )
+        return "".join((*parts, *marks, "</svg>"))
+
+    def dots(self, points: Sequence[Point], css: str) -> str:
+        """Return a dot per point, clipped to the top of the y range."""
+        top = self.y_range[1]
+        return "".join(
+            f'<circle class="{css}" cx="{self.x(x):.1f}" cy="{self.y(min(y, top)):.1f}" r="2.6"/>'
+            for x, y in points
+        )
+
+    def steps(self, points: Sequence[Point], css: str) -> str:
+        """Return a staircase through points of growing x."""
+        path: list[str] = []
+        for x, y in points:
+            path.append(f"H{self.x(x):.1f}V{self.y(y):.1f}" if path else f"M{self.x(x):.1f} {self.y(y):.1f}")
+        return f'<path class="{css}" d="{"".join(path)}"/>'
+
+    def level(self, y: float, label: str, css: str) -> str:
+        """Return a labelled horizontal line, or nothing when it lies outside the range."""
+        if not self.y_range[0] <= y <= self.y_range[1]:
+            return ""
+        row, right = self.y(y), self.width - _RIGHT
+        return (
+            f'<line class="{css}" x1="{_LEFT}" y1="{row:.1f}" x2="{right}" y2="{row:.1f}"/>'
+            f'<text class="{css}" x="{right - 4}" y="{row - 5:.1f}" text-anchor="end">{escape(label)}</text>'
+        )
+
+    def mark(self, x: float, label: str, css: str) -> str:
+        """Return a labelled vertical line, or nothing when it lies outside the range."""
+        if not self.x_range[0] <= x <= self.x_range[1]:
+            return ""
+        column = self.x(x)
+        bottom = self.height - _BOTTOM
+        return (
+            f'<line class="{css}" x1="{column:.1f}" y1="{_TOP}" x2="{column:.1f}" y2="{bottom}"/>'
+            f'<text class="{css}" x="{column + 5:.1f}" y="{bottom - 6}">{escape(label)}</text>'
+        )
+
+
+def share_bar(shares: Sequence[tuple[str, float, str]], width: float = 720.0) -> str:
+    """Return one stacked bar of (label, share, css class); shares add up to 1."""
+    parts = [f'<svg class="bar" viewBox="0 0 {width:g} 26" role="img" aria-label="shares">']
+    left = 0.0
+    for label, share, css in shares:
+        span = share * width
+        parts.append(
+            f'<rect class="{css}" x="{left:.1f}" y="0" width="{max(span - 1, 0.5):.1f}" height="26">'
+            f"<title>{escape(label)}: {share:.1%}</title></rect>"
+        )
+        left += span
+    return "".join((*parts, "</svg>"))
