@@ -1,0 +1,16 @@
+"""Fixtures that tests of several folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_repo.publish import Repository
+from tests.fakes import tiny_repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """Return a published repository of two tiny real detectors and their plans."""
+    return tiny_repository(tmp_path / "repository")
