@@ -29,24 +29,23 @@ class Latencies:
     @classmethod
     def of(cls, times_ms: Iterable[float]) -> Latencies | None:
         """Count times in milliseconds; None when there are none. Raises ValueError on a negative one."""
-        histogram = HdrHistogram(1, _HIGHEST_US, _DIGITS)
-        for time_ms in times_ms:
-            if time_ms < 0:
-                raise ValueError(f"a time of {time_ms} ms")
-            histogram.record_value(min(round(time_ms * _US_PER_MS), _HIGHEST_US))
-        if histogram.get_total_count() == 0:
+        times = list(times_ms)
+        if not times:
             return None
-
-        def at(percentile: float) -> float:
-            return float(histogram.get_value_at_percentile(percentile)) / _US_PER_MS
-
+        if min(times) < 0:
+            raise ValueError(f"a time of {min(times)} ms")
+        histogram = HdrHistogram(1, _HIGHEST_US, _DIGITS)
+        for time_ms in times:
+            histogram.record_value(min(round(time_ms * _US_PER_MS), _HIGHEST_US))
+        at = histogram.get_percentile_to_value_dict([50.0, 90.0, 99.0, 99.9])
+        # The library walks its whole range for mean and maximum; both are exact and quicker from the times.
         return cls(
-            count=int(histogram.get_total_count()),
-            mean_ms=float(histogram.get_mean_value()) / _US_PER_MS,
-            p50_ms=at(50.0),
-            p90_ms=at(90.0),
-            p99_ms=at(99.0),
-            p999_ms=at(99.9),
-            max_ms=float(histogram.get_max_value()) / _US_PER_MS,
+            count=len(times),
+            mean_ms=sum(times) / len(times),
+            p50_ms=at[50.0] / _US_PER_MS,
+            p90_ms=at[90.0] / _US_PER_MS,
+            p99_ms=at[99.0] / _US_PER_MS,
+            p999_ms=at[99.9] / _US_PER_MS,
+            max_ms=max(times),
             hdr=histogram.encode().decode("ascii"),
         )

@@ -97,10 +97,10 @@ def judge(
     if not samples:
         raise ValueError("a run without a request cannot be judged")
     answered = [sample for sample in samples if sample.answered]
-    attainment = sum(sample.met(conditions.budget_ms) for sample in samples) / len(samples)
+    attained = attainment(samples, conditions.budget_ms)
     outcomes = Counter(sample.reply.outcome for sample in samples)
     issue_delay = Latencies.of(s.issue_delay_ms for s in samples if s.reply.outcome != "unsent")
-    reasons = _reasons(len(samples), outcomes, attainment, issue_delay, conditions)
+    reasons = _reasons(len(samples), outcomes, attained, issue_delay, conditions)
     sent_s = max(sample.scheduled_ns for sample in samples) / 1e9
     done_s = max(sample.done_ns for sample in samples) / 1e9
     return Verdict(
@@ -114,7 +114,7 @@ def judge(
         ),
         offered_hz=(len(samples) - 1) / sent_s if sent_s > 0 else 0.0,
         answered_hz=len(answered) / done_s if done_s > 0 else 0.0,
-        attainment=attainment,
+        attainment=attained,
         latency=Latencies.of(sample.latency_ms for sample in answered),
         service=Latencies.of(sample.service_ms for sample in answered),
         issue_delay=issue_delay,
@@ -126,10 +126,15 @@ def judge(
     )
 
 
+def attainment(samples: Sequence[Sample], budget_ms: float) -> float:
+    """Return the share of all requests that were answered within `budget_ms` of their scheduled time."""
+    return sum(sample.met(budget_ms) for sample in samples) / len(samples)
+
+
 def _reasons(
     requests: int,
     outcomes: Counter[Outcome],
-    attainment: float,
+    attained: float,
     issue_delay: Latencies | None,
     conditions: Conditions,
 ) -> tuple[str, ...]:
@@ -146,9 +151,9 @@ def _reasons(
             f"{requests} requests are too few for p{conditions.quantile * 100:g} at"
             f" {conditions.confidence:.0%} confidence: {conditions.minimum_samples} are needed"
         )
-    if attainment < conditions.quantile:
+    if attained < conditions.quantile:
         reasons.append(
-            f"{attainment:.2%} of all requests were answered within {conditions.budget_ms:g} ms of their"
+            f"{attained:.2%} of all requests were answered within {conditions.budget_ms:g} ms of their"
             f" scheduled time, {conditions.quantile:.2%} must be"
         )
     return tuple(reasons)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.sample import Sample
-from loadtest.verdict import Conditions, judge
+from loadtest.verdict import Conditions, attainment, judge
 from model_repo.detections import Detections
 from model_repo.scoring import Truth
 from tests.loadtest.scripted import sample
@@ -110,8 +110,8 @@ def test_answers_are_grouped_by_plan_and_stages() -> None:
 def test_a_looser_budget_never_lowers_attainment(latencies_ms: list[float], budget_ms: float) -> None:
     """Attainment grows with the budget and lies in [0, 1]."""
     samples = [sample(10.0 * i, latency) for i, latency in enumerate(latencies_ms)]
-    tight = judge(samples, Conditions(budget_ms=budget_ms), [BLANK], CLASSES).attainment
-    loose = judge(samples, Conditions(budget_ms=budget_ms * 1.1), [BLANK], CLASSES).attainment
+    tight = attainment(samples, budget_ms)
+    loose = attainment(samples, budget_ms * 1.1)
     assert 0.0 <= tight <= loose <= 1.0
 
 
