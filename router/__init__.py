@@ -1,0 +1,1 @@
+"""The gateway: HTTP and gRPC edges over one service that answers frames within their latency budgets."""

@@ -1,0 +1,149 @@
+"""`python -m router`: serve a published repository over HTTP and gRPC."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from model_repo.codec import ManifestError
+from model_repo.publish import RepositoryError
+from model_repo.runtime.engine import EngineError
+from router.bootstrap import Addresses, bind, build, serve
+from router.config import Config
+from router.engines import StartupError
+
+_EPILOG = (
+    "Every option can be given as PARETOGATE_<OPTION>, for example PARETOGATE_OPERATING_POINT=fast. "
+    "Try it: curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' "
+    "-H 'X-Latency-Budget-Ms: 50' http://127.0.0.1:8080/v1/detect"
+)
+_DEFAULT = {name: field.default for name, field in Config.model_fields.items()}
+_LOG = logging.getLogger("router")
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def _option(name: str, text: str, panel: str) -> Any:  # Any: typer's own declaration
+    flag = name.replace("_", "-")
+    return typer.Option(f"--{flag}", envvar=f"PARETOGATE_{name.upper()}", help=text, rich_help_panel=panel)
+
+
+def command(
+    repo: Annotated[Path, _option("repo", "Published model repository", "Models")] = Path("model_repo"),
+    operating_point: Annotated[
+        str,
+        _option("operating_point", "For requests that name none; less under load", "Models"),
+    ] = _DEFAULT["operating_point"],
+    runtime: Annotated[
+        str | None,
+        _option("runtime", "openvino, onnxruntime or triton; default: by processor", "Engine"),
+    ] = None,
+    threads: Annotated[int, _option("threads", "Cores per inference", "Engine")] = _DEFAULT["threads"],
+    workers: Annotated[
+        int | None, _option("workers", "Requests at work at once; default: cores / threads", "Engine")
+    ] = None,
+    measure: Annotated[
+        str,
+        _option("measure", "Measure at start: auto (if published elsewhere), always, never", "Engine"),
+    ] = _DEFAULT["measure"],
+    triton_url: Annotated[
+        str | None, _option("triton_url", "host:port of Triton's gRPC endpoint", "Engine")
+    ] = None,
+    triton_shared_memory: Annotated[
+        bool,
+        typer.Option(
+            envvar="PARETOGATE_TRITON_SHARED_MEMORY", help="Triton is on this host", rich_help_panel="Engine"
+        ),
+    ] = False,
+    engine_timeout_s: Annotated[
+        float, _option("engine_timeout_s", "Longest wait for one inference", "Engine")
+    ] = _DEFAULT["engine_timeout_s"],
+    host: Annotated[str, _option("host", "Address to listen on", "Network")] = _DEFAULT["host"],
+    port: Annotated[int, _option("port", "HTTP port; 0 for any free one", "Network")] = _DEFAULT["port"],
+    grpc: Annotated[
+        bool, typer.Option(envvar="PARETOGATE_GRPC", help="Serve gRPC too", rich_help_panel="Network")
+    ] = True,
+    grpc_port: Annotated[int, _option("grpc_port", "gRPC port; 0 for any free one", "Network")] = _DEFAULT[
+        "grpc_port"
+    ],
+    max_queue: Annotated[
+        int, _option("max_queue", "Requests that may wait; more are shed", "Limits")
+    ] = _DEFAULT["max_queue"],
+    max_wait_ms: Annotated[
+        float, _option("max_wait_ms", "Longest predicted wait; beyond it requests are shed", "Limits")
+    ] = _DEFAULT["max_wait_ms"],
+    answer_ms: Annotated[
+        float, _option("answer_ms", "Kept back from every budget for encoding and sending", "Limits")
+    ] = _DEFAULT["answer_ms"],
+    max_bytes: Annotated[int, _option("max_bytes", "Largest encoded image", "Limits")] = _DEFAULT[
+        "max_bytes"
+    ],
+    max_pixels: Annotated[int, _option("max_pixels", "Largest decoded image", "Limits")] = _DEFAULT[
+        "max_pixels"
+    ],
+    max_buffered_bytes: Annotated[
+        int, _option("max_buffered_bytes", "All request bodies in flight together", "Limits")
+    ] = _DEFAULT["max_buffered_bytes"],
+    body_timeout_s: Annotated[
+        float, _option("body_timeout_s", "Longest wait for a request body", "Limits")
+    ] = _DEFAULT["body_timeout_s"],
+    drain_delay_s: Annotated[
+        float, _option("drain_delay_s", "After SIGTERM: answer, but not ready, for this long", "Shutdown")
+    ] = _DEFAULT["drain_delay_s"],
+    drain_s: Annotated[
+        float, _option("drain_s", "Then finish what is in flight for up to this long", "Shutdown")
+    ] = _DEFAULT["drain_s"],
+    log_level: Annotated[str, _option("log_level", "debug, info, warning or error", "Logging")] = _DEFAULT[
+        "log_level"
+    ],
+) -> None:
+    """Serve detections within latency budgets from a published model repository."""
+    # Every local is an option, and the configuration's fields have the same names.
+    options = dict(locals())
+    try:
+        config = Config.model_validate(options)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+            typer.echo(f"Error: --{name}: {problem['msg']}" if name else f"Error: {problem['msg']}", err=True)
+        raise typer.Exit(2) from error
+    logging.basicConfig(level=config.log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    try:
+        run(config)
+    except (RepositoryError, ManifestError, StartupError, EngineError, ImportError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def run(config: Config) -> None:
+    """Build a gateway and serve until a signal says otherwise; raises what `build` and `serve` raise."""
+    import uvloop
+
+    # Before the models: a port that is taken should not cost the time to load them.
+    http_socket = bind(config.host, config.port)
+    with http_socket:
+        gateway = build(config)
+        try:
+            uvloop.run(serve(config, gateway, http_socket, _say))
+        finally:
+            gateway.close()
+
+
+def _say(addresses: Addresses) -> None:
+    grpc = f", gRPC on {addresses.grpc}" if addresses.grpc else ""
+    _LOG.info("serving on %s%s", addresses.http, grpc)
+
+
+def main() -> None:
+    """Run the command line."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(epilog=_EPILOG)(command)
+    app(prog_name="paretogate-router")
+
+
+if __name__ == "__main__":
+    main()

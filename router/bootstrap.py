@@ -1,0 +1,287 @@
+"""The one composition root: from a configuration to a gateway that serves, wired by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import disable_created_metrics
+
+from model_repo import publish
+from model_repo.frame import FrameLimits
+from model_repo.latency import Environment
+from model_repo.runtime.engine import Engine
+from model_repo.runtime.select import environment, make_engine
+from router.admission import Limiter, LittleLimit
+from router.budget import Clock, MonotonicClock
+from router.config import Config
+from router.controller import Controller, Rung
+from router.drift import EscalationRate, LatencyAlarm, SlowDown
+from router.encoding import AnswerWriter, describe_points
+from router.engines import EngineHealth, Fleet, StartupError, difference, load_fleet, measure_fleet
+from router.execution import Executor
+from router.grpc_api import DetectionServicer, GrpcServer
+from router.http_api import Views, make_app, release
+from router.http_body import Bodies, BodyLimits
+from router.http_detect import DetectEndpoint
+from router.http_server import GatewayServer, make_server
+from router.metrics import Metrics
+from router.planner import Costs, Planner
+from router.service import Policies, Service
+from router.workers import WorkerPool
+
+_LOG = logging.getLogger(__name__)
+_PROBE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A wired gateway: the service and both edges over it."""
+
+    service: Service
+    app: FastAPI
+    servicer: DetectionServicer
+    pool: WorkerPool
+    engine: Engine
+    metrics: Metrics
+    fleet: Fleet
+
+    def close(self) -> None:
+        """Stop the workers and let go of the engine."""
+        self.pool.close()
+        self.engine.close()
+
+
+def build(config: Config, *, engine: Engine | None = None, clock: Clock | None = None) -> Gateway:
+    """Wire a gateway from its configuration; blocking, for models are loaded and perhaps measured.
+
+    engine and clock are injected by tests. Raises RepositoryError or ManifestError on a bad repository,
+    StartupError when it cannot be served here, EngineError when a model does not run.
+    """
+    clock = clock or MonotonicClock()
+    repository = publish.read(config.repo)
+    frontier = repository.frontier
+    workers = config.workers or max(_cores() // config.threads, 1)
+    # The workers are the parallelism; OpenCV's own threads would only take their cores.
+    cv2.setNumThreads(1)
+    if engine is None:
+        engine = make_engine(
+            config.runtime,
+            threads=config.threads,
+            parallelism=workers,
+            url=config.triton_url,
+            shared_memory=config.triton_shared_memory,
+        )
+    try:
+        fleet = _measured(load_fleet(repository, engine), engine, config)
+        home = _home(fleet, config.operating_point)
+        mean_ms = fleet.mean_ms(frontier.decode)
+        slow_down = SlowDown(clock)
+        costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
+        limit = LittleLimit(
+            workers,
+            service_ms=mean_ms[home],
+            max_wait_ms=config.max_wait_ms,
+            max_queue=config.max_queue,
+        )
+        policies = Policies(
+            planner=Planner(fleet.plans, mean_ms, costs),
+            limiter=Limiter(limit, workers),
+            controller=Controller(
+                [Rung(point.name, mean_ms[point.plan.name]) for point in fleet.points],
+                config.operating_point,
+                workers,
+            ),
+            slow_down=slow_down,
+            alarm=LatencyAlarm(),
+            escalations=EscalationRate(),
+            health=EngineHealth(),
+        )
+    except BaseException:
+        engine.close()
+        raise
+    # Process-wide as well: a second series per counter, of when it was made, helps nobody.
+    disable_created_metrics()
+    metrics = Metrics()
+    pool = WorkerPool(workers)
+    limits = FrameLimits(config.max_bytes, config.max_pixels)
+    executor = Executor(
+        fleet,
+        engine,
+        policies.planner,
+        clock,
+        limits,
+        lambda: pool.busy,
+        engine_timeout_s=config.engine_timeout_s,
+    )
+    service = Service(fleet, frontier.decode, executor, pool, policies, metrics, clock)
+    metrics.watch(service.state)
+    metrics.publish(
+        fleet.plans,
+        [(point.name, point.plan) for point in fleet.points],
+        version=release(),
+        runtime=engine.runtime,
+        runtime_version=engine.version,
+        manifest=repository.digest[:12],
+        profiles="measured here" if fleet.measured_here else "published",
+    )
+    runtime, runtime_version = engine.runtime, engine.version
+    views = Views(
+        points=lambda: describe_points(
+            frontier,
+            fleet,
+            runtime=runtime,
+            runtime_version=runtime_version,
+            manifest=repository.digest,
+            in_force=service.point_in_force,
+        ),
+        metrics=metrics.render,
+        alive=lambda: service.alive,
+        ready=lambda: service.ready,
+    )
+    bodies = Bodies(BodyLimits(config.max_bytes, config.max_buffered_bytes, config.body_timeout_s))
+    endpoint = DetectEndpoint(service, bodies, AnswerWriter(frontier.dataset.classes, fleet), metrics, clock)
+    servicer = DetectionServicer(service, frontier.dataset.classes, metrics, clock)
+    return Gateway(
+        service, make_app(endpoint, views, config.max_bytes), servicer, pool, engine, metrics, fleet
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _measured(fleet: Fleet, engine: Engine, config: Config) -> Fleet:
+    """Return the fleet under profiles that hold here, and say where they come from."""
+    here = environment()
+    reason = _elsewhere(fleet, engine, here, config.threads)
+    if config.measure == "never" or (config.measure == "auto" and reason is None):
+        if reason is not None:
+            _LOG.warning("published latencies are used although %s", reason)
+        return fleet
+    _LOG.warning("measuring %d variants: %s", len(fleet.variants), reason or "asked for by --measure always")
+    measured = measure_fleet(fleet, engine, here, config.threads)
+    for name, profiles in measured.profiles.items():
+        published = min(fleet.profiles[name], key=lambda profile: profile.concurrency)
+        _LOG.info("%s: %.2f ms here, %.2f ms as published", name, profiles[0].mean_ms, published.mean_ms)
+    return measured
+
+
+def _elsewhere(fleet: Fleet, engine: Engine, here: Environment, threads: int) -> str | None:
+    reasons = (
+        difference(profile, engine, here, threads)
+        for profiles in fleet.profiles.values()
+        for profile in profiles
+    )
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _home(fleet: Fleet, name: str) -> str:
+    for point in fleet.points:
+        if point.name == name:
+            return point.plan.name
+    known = ", ".join(point.name for point in fleet.points)
+    raise StartupError(f"no operating point {name!r} is published; known are {known}")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a gateway listens."""
+
+    http: str
+    grpc: str | None
+
+
+async def serve(
+    config: Config, gateway: Gateway, http_socket: socket.socket, started: Callable[[Addresses], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens."""
+    server = make_server(gateway.app, drain_s=config.drain_s)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        grpc_server, grpc_address = await _start_grpc(config, gateway)
+        if grpc_server is not None:
+            stack.push_async_callback(grpc_server.stop, config.drain_s)
+        await stack.enter_async_context(_running(server, http_socket))
+        await stack.enter_async_context(_watching(gateway.service, grpc_server))
+        host, port = http_socket.getsockname()[:2]
+        started(Addresses(f"http://{host}:{port}", grpc_address))
+        await stop.wait()
+        _LOG.info("draining")
+        gateway.service.drain()
+        if grpc_server is not None:
+            await grpc_server.show_ready(False)
+        await asyncio.sleep(config.drain_delay_s)
+    _LOG.info("stopped")
+
+
+async def _start_grpc(config: Config, gateway: Gateway) -> tuple[GrpcServer | None, str | None]:
+    if not config.grpc:
+        return None, None
+    server = GrpcServer(gateway.servicer, config.max_bytes)
+    try:
+        port = server.bind(f"{config.host}:{config.grpc_port}")
+    except RuntimeError as error:
+        raise StartupError(f"cannot listen on {config.host}:{config.grpc_port}: {error}") from error
+    await server.start()
+    return server, f"{config.host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def _running(server: GatewayServer, http_socket: socket.socket) -> AsyncIterator[None]:
+    """Run the HTTP server; on leaving, let what is in flight finish."""
+    task = asyncio.create_task(server.serve(sockets=[http_socket]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def _watching(service: Service, grpc_server: GrpcServer | None) -> AsyncIterator[None]:
+    """Probe an ill engine until it is well, and show readiness to gRPC health checks."""
+    image = np.zeros((480, 640, 3), dtype=np.uint8)
+
+    async def watch() -> None:
+        shown = False
+        while True:
+            if not service.well:
+                await service.probe(image)
+            if grpc_server is not None and service.ready != shown:
+                shown = service.ready
+                await grpc_server.show_ready(shown)
+            await asyncio.sleep(_PROBE_S)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a TCP socket; raises StartupError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener

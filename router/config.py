@@ -1,0 +1,68 @@
+"""The gateway's configuration: read once, from flags and `PARETOGATE_*` variables, into a frozen value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from model_repo.latency import RuntimeName
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Measure = Literal["auto", "always", "never"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Config(BaseModel):
+    """Everything that can be set.
+
+    threads: cores per inference; workers: requests at work at once, None for one per `threads` cores.
+    measure: when to measure the variants again at start (auto: when the manifest's profiles are of another
+    environment). max_wait_ms and max_queue bound the queue, see `router.admission`. answer_ms is kept back
+    from every budget for encoding and sending. After a SIGTERM the gateway is not ready but answers for
+    drain_delay_s, then finishes what is in flight for up to drain_s.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repo: Path
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    grpc: bool = True
+    grpc_port: Port = 8081
+    runtime: RuntimeName | None = None
+    triton_url: str | None = None
+    triton_shared_memory: bool = False
+    threads: PositiveInt = 1
+    workers: PositiveInt | None = None
+    operating_point: str = "balanced"
+    measure: Measure = "auto"
+    max_queue: NonNegativeInt = 64
+    max_wait_ms: PositiveFloat = 1000.0
+    answer_ms: NonNegativeFloat = 1.0
+    max_bytes: PositiveInt = 16 * 1024 * 1024
+    max_pixels: PositiveInt = 40_000_000
+    max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
+    body_timeout_s: PositiveFloat = 10.0
+    engine_timeout_s: PositiveFloat = 10.0
+    drain_delay_s: NonNegativeFloat = 0.0
+    drain_s: PositiveFloat = 20.0
+    log_level: LogLevel = "info"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.runtime == "triton" and self.triton_url is None:
+            raise ValueError("runtime triton needs --triton-url host:port")
+        if self.max_buffered_bytes < self.max_bytes:
+            raise ValueError("max_buffered_bytes must hold at least one body of max_bytes")
+        return self

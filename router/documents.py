@@ -1,0 +1,139 @@
+"""The JSON of the HTTP interface, as models for OpenAPI and the client.
+
+Answers are not written through them: validating and dumping a hundred detections would cost more than
+finding them in a small frame. `router.encoding` formats the text itself, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Document(BaseModel):
+    """A part of a body; unknown fields are ignored, so that a client outlives a newer gateway."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Box(Document):
+    """A box in pixels of the sent image, origin at the top left."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class DetectedObject(Document):
+    """A detection; `score` is aligned: the expected share of COCO IoU thresholds that the box meets."""
+
+    box: Box
+    label: str
+    class_id: int
+    score: float
+
+
+class StageDocument(Document):
+    """A stage that ran: resizing, inference and suppression."""
+
+    variant: str
+    latency_ms: float
+
+
+class CutDocument(Document):
+    """A stage that was not run, of which plan, and why; `left_ms` is null without a budget."""
+
+    stage: str
+    plan: str
+    reason: Literal["deadline", "engine"]
+    needed_ms: float
+    left_ms: float | None
+
+
+class CertificateDocument(Document):
+    """The expected excess loss over the last stage alone is at most epsilon, with confidence 1 − delta."""
+
+    loss: str
+    images: int
+    epsilon: float
+    delta: float
+    bound: float
+    empirical: float
+
+
+class ImageDocument(Document):
+    """The size of the sent image in pixels."""
+
+    width: int
+    height: int
+
+
+class TimingDocument(Document):
+    """Where the time went, in milliseconds; `total_ms` runs from the parsed headers to the answer."""
+
+    queue_ms: float
+    decode_ms: float
+    total_ms: float
+
+
+class AnswerDocument(Document):
+    """The answer to a frame; `certificate` is null when the plan has none or a stage was cut."""
+
+    request_id: str
+    operating_point: str
+    plan: str
+    stages: list[StageDocument]
+    cut: CutDocument | None
+    certificate: CertificateDocument | None
+    image: ImageDocument
+    timing: TimingDocument
+    detections: list[DetectedObject]
+
+
+class ProblemDocument(Document):
+    """RFC 9457 problem details; `operating_points` lists those that are known when one was not."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str = ""
+    retry_after_s: float | None = None
+    operating_points: list[str] | None = None
+
+
+class PointDocument(Document):
+    """An operating point: its plan, and what the plan costs and reaches.
+
+    published_plan differs from plan when the published one cannot run here. map and map50 are of the split
+    that is named, null when the plan was never scored. Costs are of a whole frame in milliseconds: mean_ms
+    and p99_ms as published, expected_ms the mean under the latency profiles in force here.
+    """
+
+    name: str
+    plan: str
+    published_plan: str
+    stages: list[str]
+    split: str | None
+    map: float | None
+    map50: float | None
+    escalated: list[float]
+    mean_ms: float
+    p99_ms: float
+    expected_ms: float
+    certificate: CertificateDocument | None
+
+
+class PointsDocument(Document):
+    """What the gateway serves."""
+
+    dataset: str
+    classes: list[str]
+    runtime: str
+    runtime_version: str
+    manifest: str
+    profiles: Literal["published", "measured here"]
+    in_force: str
+    operating_points: list[PointDocument]

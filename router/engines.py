@@ -1,0 +1,200 @@
+"""The loaded engine: which plans it can run, what its stages cost here, and whether it is well.
+
+A latency that was measured elsewhere is no evidence. When the manifest's profiles come from another machine,
+another version of the runtime or another number of threads, the variants are measured again at start, the
+same way as the search measures: whole stages on decoded frames, one at a time and with every worker busy.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.frontier import Frontier, OperatingPoint, Plan, Variant
+from model_repo.latency import Environment, Histogram, LatencyProfile
+from model_repo.publish import Repository
+from model_repo.runtime.engine import Engine, EngineUnavailable, answer_frame
+
+_LOG = logging.getLogger(__name__)
+_WARM_UP = 3
+_SAMPLES = 40
+_FRAME_WH = (640, 480)
+
+
+class StartupError(RuntimeError):
+    """The gateway cannot serve this repository on this engine; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPoint:
+    """An operating point as it is served here; `published` is the plan it names in the manifest."""
+
+    name: str
+    plan: Plan
+    published: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What an engine serves of a repository; `profiles` are those in force, by variant name."""
+
+    plans: tuple[Plan, ...]
+    variants: Mapping[str, Variant]
+    points: tuple[ServedPoint, ...]
+    profiles: Mapping[str, tuple[LatencyProfile, ...]]
+    measured_here: bool
+
+    def mean_ms(self, decode: Histogram) -> Mapping[str, float]:
+        """Return what a frame costs on average with each plan, by name, under the profiles in force.
+
+        Stages count by the share of frames that reached them on the plan's first split; all do where that
+        is not known.
+        """
+        return {
+            plan.name: decode.mean_ms
+            + sum(
+                share * min(self.profiles[stage.variant], key=lambda profile: profile.concurrency).mean_ms
+                for share, stage in zip(_reach(plan), plan.stages, strict=True)
+            )
+            for plan in self.plans
+        }
+
+
+def _reach(plan: Plan) -> tuple[float, ...]:
+    later = len(plan.stages) - 1
+    known = plan.accuracy[0].escalated if plan.accuracy else ()
+    return (1.0, *(known if len(known) == later else (1.0,) * later))
+
+
+def load_fleet(repository: Repository, engine: Engine) -> Fleet:
+    """Load every variant that a plan for this runtime needs; profiles are the manifest's.
+
+    A variant that the engine refuses takes its plans out of service, with a warning. Raises StartupError
+    when no plan is left.
+    """
+    frontier = repository.frontier
+    candidates = [plan for plan in frontier.plans if engine.runtime in plan.engines]
+    names = sorted({stage.variant for plan in candidates for stage in plan.stages})
+    loaded: dict[str, Variant] = {}
+    for name in names:
+        variant = frontier.variant(name)
+        try:
+            engine.load(repository.root, variant)
+        except EngineUnavailable as error:
+            _LOG.warning("variant %s is out of service: %s", name, error)
+        else:
+            loaded[name] = variant
+    plans = tuple(plan for plan in candidates if all(stage.variant in loaded for stage in plan.stages))
+    if not plans:
+        raise StartupError(
+            f"no plan of {repository.root} runs on {engine.runtime}: "
+            f"{len(candidates)} of {len(frontier.plans)} plans name it, {len(loaded)} of {len(names)}"
+            " variants were loaded; choose another --runtime or publish for this one"
+        )
+    points = tuple(_serve_point(point, frontier, plans) for point in frontier.operating_points)
+    profiles = {name: variant.on(engine.runtime).latency for name, variant in loaded.items()}
+    return Fleet(plans, loaded, points, profiles, measured_here=False)
+
+
+def _serve_point(point: OperatingPoint, frontier: Frontier, plans: Sequence[Plan]) -> ServedPoint:
+    published = frontier.plan(point.plan)
+    for plan in plans:
+        if plan.name == published.name:
+            return ServedPoint(point.name, plan, published.name)
+    cheaper = [plan for plan in plans if plan.mean_ms <= published.mean_ms]
+    nearest = min(cheaper or plans, key=lambda plan: abs(plan.mean_ms - published.mean_ms))
+    _LOG.warning(
+        "operating point %s: its plan %s does not run here, %s takes its place",
+        point.name,
+        published.name,
+        nearest.name,
+    )
+    return ServedPoint(point.name, nearest, published.name)
+
+
+def difference(profile: LatencyProfile, engine: Engine, here: Environment, threads: int) -> str | None:
+    """Say in words how a profile's circumstances differ from the present ones, None when they do not."""
+    there = profile.environment
+    for what, measured, present in (
+        ("machine", there.machine, here.machine),
+        ("device", there.device, here.device),
+        ("number of cores", there.cores, here.cores),
+        ("version of the runtime", profile.runtime_version, engine.version),
+        ("threads per inference", profile.threads, threads),
+    ):
+        if measured != present:
+            return f"the {what} is {present!r}, it was measured on {measured!r}"
+    return None
+
+
+def measure_fleet(
+    fleet: Fleet, engine: Engine, here: Environment, threads: int, *, samples: int = _SAMPLES
+) -> Fleet:
+    """Return the fleet under profiles measured here and now, at concurrency 1 and at the engine's own.
+
+    Every variant runs `samples` times per concurrency on one frame of noise after a warm-up; a detector's
+    time hardly depends on what it sees. Raises EngineError when a model does not run.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (_FRAME_WH[1], _FRAME_WH[0], 3), dtype=np.uint8)
+    concurrencies = sorted({1, engine.parallelism})
+    profiles = {
+        name: tuple(
+            LatencyProfile(
+                runtime=engine.runtime,
+                runtime_version=engine.version,
+                precision=variant.precision,
+                threads=threads,
+                batch=1,
+                concurrency=concurrency,
+                histogram=Histogram.of(_measure(engine, variant, image, concurrency, samples)),
+                environment=here,
+            )
+            for concurrency in concurrencies
+        )
+        for name, variant in fleet.variants.items()
+    }
+    return Fleet(fleet.plans, fleet.variants, fleet.points, profiles, measured_here=True)
+
+
+def _measure(
+    engine: Engine, variant: Variant, image: NDArray[np.uint8], concurrency: int, samples: int
+) -> list[float]:
+    def run(count: int) -> list[float]:
+        times_ms = []
+        for _ in range(count):
+            start_ns = time.perf_counter_ns()
+            answer_frame(engine, variant, image)
+            times_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+        return times_ms
+
+    with ThreadPoolExecutor(concurrency) as threads:
+        list(threads.map(run, [_WARM_UP] * concurrency))
+        share = -(-samples // concurrency)
+        return [ms for part in threads.map(run, [share] * concurrency) for ms in part]
+
+
+class EngineHealth:
+    """Whether the engine is well: so many failures in a row make it ill, one success well again."""
+
+    def __init__(self, failures_allowed: int = 3) -> None:
+        self._allowed = failures_allowed
+        self._failures = 0
+
+    @property
+    def well(self) -> bool:
+        """Return whether requests can expect answers."""
+        return self._failures < self._allowed
+
+    def succeeded(self) -> None:
+        """Note an inference that ran."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """Note an inference that did not."""
+        self._failures += 1

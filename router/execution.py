@@ -1,0 +1,216 @@
+"""The half of a request that takes time, in one worker thread: decode, then the stages of a plan.
+
+Between its steps it asks the planner. It holds no state of its own and writes none of anybody else's: what
+happened is in the value that it returns, from which the service learns on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.detections import Detections
+from model_repo.escalation import CompiledGain, features
+from model_repo.frame import FrameLimits, decode
+from model_repo.frontier import Certificate, Plan
+from model_repo.fusion import fuse
+from model_repo.runtime.engine import Engine, EngineError, EngineTimeout, Tensors, answer_frame
+from router.budget import Clock, Deadline
+from router.engines import Fleet, ServedPoint
+from router.planner import Cut, Planner, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """A stage that ran, how long it took, and how many workers were at work when it began."""
+
+    variant: str
+    latency_ms: float
+    busy: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the gateway says about a frame: detections under aligned scores, best first, in source pixels.
+
+    escalated: what the plan's first rule said, None when the plan has one stage. left_ms: budget left when
+    the answer was ready, infinite without a deadline. Times are in milliseconds; `total_ms` runs from the
+    request's arrival.
+    """
+
+    detections: Detections
+    image_wh: tuple[int, int]
+    operating_point: str
+    plan: Plan
+    stages: tuple[StageRun, ...]
+    escalated: bool | None
+    cut: Cut | None
+    certificate: Certificate | None
+    queue_ms: float
+    decode_ms: float
+    total_ms: float
+    left_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request as a worker sees it; times in nanoseconds of the clock."""
+
+    frame: bytes
+    deadline: Deadline
+    point: ServedPoint
+    arrived_ns: int
+    queued_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a worker made of a job and how long it was held; `result` is None when the sender had left.
+
+    engine_error: why a later stage did not run, when the answer does without it.
+    """
+
+    result: Answer | Refusal | None
+    service_ms: float
+    engine_error: EngineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """The outcome of a plan's stages."""
+
+    detections: Detections
+    stages: tuple[StageRun, ...]
+    escalated: bool | None
+    cut: Cut | None
+    engine_error: EngineError | None
+
+
+class Executor:
+    """Run jobs on one engine; called from worker threads, several at once.
+
+    busy: tells how many workers are at work, the asking one included.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        engine: Engine,
+        planner: Planner,
+        clock: Clock,
+        limits: FrameLimits,
+        busy: Callable[[], int],
+        *,
+        engine_timeout_s: float,
+    ) -> None:
+        self._fleet, self._engine, self._planner = fleet, engine, planner
+        self._clock, self._limits, self._busy = clock, limits, busy
+        self._engine_timeout_s = engine_timeout_s
+        self._rules: Mapping[tuple[str, int], tuple[CompiledGain, float]] = {
+            (plan.name, index): (stage.rule.gain.compiled(), stage.rule.threshold)
+            for plan in fleet.plans
+            for index, stage in enumerate(plan.stages)
+            if stage.rule is not None
+        }
+        self._alignments = {
+            name: variant.on(engine.runtime).alignment for name, variant in fleet.variants.items()
+        }
+
+    def run(self, job: Job, cancelled: Callable[[], bool]) -> Worked:
+        """Answer a job, stopping between steps once `cancelled` says so.
+
+        Raises FrameError on a frame that cannot be used and EngineError when the first stage does not run.
+        """
+        began_ns = self._clock.now_ns()
+        result, engine_error = self._answer(job, cancelled, began_ns)
+        return Worked(result, (self._clock.now_ns() - began_ns) / 1e6, engine_error)
+
+    def probe(self, image: NDArray[np.uint8]) -> None:
+        """Run the cheapest plan's first stage once; raises EngineError when it does not run."""
+        plan = min(self._fleet.plans, key=lambda plan: plan.mean_ms)
+        variant = self._fleet.variants[plan.stages[0].variant]
+        answer_frame(self._engine, variant, image, timeout_s=self._engine_timeout_s)
+
+    def _answer(
+        self, job: Job, cancelled: Callable[[], bool], began_ns: int
+    ) -> tuple[Answer | Refusal | None, EngineError | None]:
+        deadline, asked = job.deadline, job.point.plan.name
+        # The wait is over and may have been longer than predicted: ask again before anything is spent.
+        refusal = self._planner.admit(asked, deadline.left_ms(began_ns), 0.0, self._busy())
+        if refusal is not None:
+            return refusal, None
+        image = decode(job.frame, self._limits)
+        decoded_ns = self._clock.now_ns()
+        start = self._planner.start(asked, deadline.left_ms(decoded_ns), self._busy())
+        if isinstance(start, Refusal):
+            return start, None
+        staged = self._stages(start.plan, image, deadline, cancelled)
+        if not isinstance(staged, _Staged):
+            return staged, None
+        cut = staged.cut or start.cut
+        certificate = start.plan.certificate
+        ended_ns = self._clock.now_ns()
+        answer = Answer(
+            detections=staged.detections,
+            image_wh=(image.shape[1], image.shape[0]),
+            operating_point=job.point.name,
+            plan=start.plan,
+            stages=staged.stages,
+            escalated=staged.escalated,
+            cut=cut,
+            certificate=certificate if isinstance(certificate, Certificate) and cut is None else None,
+            queue_ms=(began_ns - job.queued_ns) / 1e6,
+            decode_ms=(decoded_ns - began_ns) / 1e6,
+            total_ms=(ended_ns - job.arrived_ns) / 1e6,
+            left_ms=deadline.left_ms(ended_ns),
+        )
+        return answer, staged.engine_error
+
+    def _stages(
+        self, plan: Plan, image: NDArray[np.uint8], deadline: Deadline, cancelled: Callable[[], bool]
+    ) -> _Staged | Refusal | None:
+        """Run a plan's stages until its rules, the deadline, the engine or the sender stop it."""
+        runs: list[StageRun] = []
+        done: dict[str, Tensors] = {}
+        in_hand: Detections | None = None
+        escalated: bool | None = None
+        cut: Cut | None = None
+        engine_error: EngineError | None = None
+        for index, stage in enumerate(plan.stages):
+            if cancelled():
+                return None
+            began_ns = self._clock.now_ns()
+            left_ms, busy = deadline.left_ms(began_ns), self._busy()
+            if in_hand is not None:
+                cut = self._planner.go_on(plan, index, left_ms, busy)
+                if cut is not None:
+                    break
+            variant = self._fleet.variants[stage.variant]
+            timeout_s = min(max(left_ms, 1.0) / 1e3, self._engine_timeout_s)
+            try:
+                run = answer_frame(self._engine, variant, image, done=done, timeout_s=timeout_s)
+            except EngineError as error:
+                late = isinstance(error, EngineTimeout) and deadline.left_ms(self._clock.now_ns()) <= 0
+                if in_hand is not None:
+                    cut = self._planner.cut(plan, index, "deadline" if late else "engine", left_ms, busy)
+                    engine_error = None if late else error
+                    break
+                if late:
+                    return self._planner.refuse(left_ms)
+                raise
+            done.update(run.segments)
+            aligned = self._alignments[stage.variant].apply(run.detections)
+            in_hand = aligned.top() if in_hand is None else fuse(in_hand, aligned, plan.fusion)
+            runs.append(StageRun(stage.variant, (self._clock.now_ns() - began_ns) / 1e6, busy))
+            rule = self._rules.get((plan.name, index))
+            if rule is not None:
+                gain, threshold = rule
+                go_on = bool(gain.predict(features(aligned, image)[None])[0] >= threshold)
+                escalated = go_on if escalated is None else escalated
+                if not go_on:
+                    break
+        assert in_hand is not None, "a plan has at least one stage"
+        return _Staged(in_hand, tuple(runs), escalated, cut, engine_error)

@@ -1,0 +1,177 @@
+"""The HTTP edge: every path but the hot one, the OpenAPI document, and errors as problem details."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from router import metrics as exposition
+from router.budget import BUDGET_HEADER
+from router.documents import AnswerDocument, PointsDocument, ProblemDocument
+from router.errors import NotReady
+from router.http_body import FORM_TYPE, RAW_TYPES
+from router.http_detect import ID_HEADER, POINT_HEADER, DetectEndpoint, request_id_of
+from router.problems import Problem, internal_problem, problem_of, status_problem
+
+DETECT_PATH = "/v1/detect"
+JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the paths beside detection show, asked at every request."""
+
+    points: Callable[[], PointsDocument]
+    metrics: Callable[[], bytes]
+    alive: Callable[[], bool]
+    ready: Callable[[], bool]
+
+
+def release() -> str:
+    """Return the version of this distribution."""
+    try:
+        return version("paretogate")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
+    """Return the ASGI application of a gateway."""
+    app = FastAPI(
+        title="Paretogate",
+        version=release(),
+        summary="Object detection within a latency budget",
+        # The pages that FastAPI would serve load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        routes=[Route(DETECT_PATH, detect, methods=["POST"])],
+    )
+
+    @app.get("/v1/operating-points", response_model=None, responses={200: {"model": PointsDocument}})
+    async def operating_points() -> Response:
+        """List the operating points: plans, stages, accuracy and cost."""
+        return Response(views.points().model_dump_json(), media_type="application/json")
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Return every series in Prometheus' text format."""
+        return Response(await asyncio.to_thread(views.metrics), media_type=exposition.CONTENT_TYPE)
+
+    @app.get("/healthz", response_model=None)
+    async def healthz() -> Response:
+        """Say whether the process works: 200, or 500 when it should be restarted."""
+        if views.alive():
+            return JSONResponse({"status": "alive"})
+        return _problem(internal_problem(), "")
+
+    @app.get("/readyz", response_model=None, responses={503: {"model": ProblemDocument}})
+    async def readyz() -> Response:
+        """Say whether requests can expect answers: 200 or 503."""
+        if views.ready():
+            return JSONResponse({"status": "ready"})
+        return _problem(problem_of(NotReady("the gateway drains, or its engine does not answer")), "")
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for HTTPException alone"
+        values = [value for name, value in request.headers.raw if name == ID_HEADER.lower().encode()]
+        response = _problem(status_problem(error.status_code, error.detail), request_id_of(values))
+        for name, value in (error.headers or {}).items():
+            response.headers[name] = value
+        return response
+
+    generate = app.openapi
+
+    def openapi() -> JsonObject:
+        if app.openapi_schema is None:
+            document = generate()
+            _describe_detect(document, max_bytes)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    # FastAPI's documented way to extend the document is to replace this method.
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _problem(problem: Problem, request_id: str) -> Response:
+    headers = {name.decode(): value.decode() for name, value in problem.headers().items()}
+    if request_id:
+        headers[ID_HEADER] = request_id
+    return Response(problem.body(request_id), status_code=problem.status, headers=headers)
+
+
+def _describe_detect(document: JsonObject, max_bytes: int) -> None:
+    """Add the path of `DetectEndpoint` to an OpenAPI document."""
+    _, schemas = models_json_schema(
+        [(AnswerDocument, "serialization"), (ProblemDocument, "serialization")],
+        ref_template="#/components/schemas/{model}",
+    )
+    document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+    binary = {"type": "string", "format": "binary", "maxLength": max_bytes}
+    form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
+    problem = {
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    }
+    retry = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until it may succeed"}}
+    document["paths"][DETECT_PATH] = {
+        "post": {
+            "operationId": "detect",
+            "summary": "Find the objects in one frame",
+            "description": (
+                "Send one JPEG or PNG, raw or as the form field `file` (or `image`). EXIF orientation is not"
+                " applied: boxes are in the pixels as sent. Scores are aligned across models."
+            ),
+            "parameters": [
+                _header(BUDGET_HEADER, "Milliseconds from the parsed headers to the answer", "number"),
+                _header(POINT_HEADER, "A published operating point; without it, the one in force", "string"),
+                _header(ID_HEADER, "Echoed; made up when absent", "string"),
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    **{kind: {"schema": binary} for kind in RAW_TYPES},
+                    FORM_TYPE: {"schema": form},
+                },
+            },
+            "responses": {
+                "200": {
+                    "description": "Detections under aligned scores, best first",
+                    "headers": {
+                        "Server-Timing": {
+                            "schema": {"type": "string"},
+                            "description": "queue, decode, stage-<variant> and total in milliseconds",
+                        }
+                    },
+                    "content": {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/AnswerDocument"}}
+                    },
+                },
+                "400": {"description": "Malformed request or budget, unknown operating point", **problem},
+                "408": {"description": "The body did not arrive in time", **problem},
+                "413": {"description": "Too many bytes or pixels", **problem},
+                "415": {"description": "Neither JPEG nor PNG", **problem},
+                "422": {"description": "Broken image, or a budget that no plan can meet", **problem},
+                "503": {"description": "Overloaded or not ready", "headers": retry, **problem},
+            },
+        }
+    }
+
+
+def _header(name: str, description: str, kind: str) -> JsonObject:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": kind},
+    }

@@ -1,0 +1,157 @@
+"""`POST /v1/detect`: decode the request, ask the service, encode the answer. A plain ASGI application.
+
+It stands outside FastAPI's parameter machinery because its cost is paid for every frame; OpenAPI describes
+it all the same, see `router.http_api`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from router.admission import Shed
+from router.budget import BUDGET_HEADER, Clock, Deadline, parse_budget_ms
+from router.encoding import AnswerWriter, server_timing
+from router.errors import MalformedRequest, RouterError
+from router.execution import Answer
+from router.http_body import Bodies, Receive, SenderLeft
+from router.metrics import Arrival, Metrics
+from router.problems import Problem, internal_problem, problem_of
+from router.service import Service
+
+_LOG = logging.getLogger(__name__)
+POINT_HEADER = "X-Operating-Point"
+ID_HEADER = "X-Request-Id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_BUDGET, _POINT, _ID = (name.lower().encode() for name in (BUDGET_HEADER, POINT_HEADER, ID_HEADER))
+
+Scope = MutableMapping[str, Any]  # Any: as ASGI defines its scope
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]  # Any: as ASGI defines its messages
+_Headers = Mapping[bytes, list[bytes]]
+
+
+class DetectEndpoint:
+    """Answer frames over HTTP."""
+
+    def __init__(
+        self, service: Service, bodies: Bodies, writer: AnswerWriter, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._service, self._bodies, self._writer = service, bodies, writer
+        self._metrics, self._clock = metrics, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; the clock of its budget starts here, when its headers have been parsed."""
+        arrived_ns = self._clock.now_ns()
+        arrival = self._metrics.arrived("http")
+        headers = _group(scope["headers"])
+        request_id = request_id_of(headers.get(_ID, []))
+        try:
+            answer = await self._answer(headers, receive, arrived_ns)
+        except SenderLeft:
+            arrival.end("cancelled")
+            return
+        except asyncio.CancelledError:
+            arrival.end("cancelled")
+            raise
+        except RouterError as error:
+            await self._refuse(problem_of(error), arrival, request_id, send)
+        except Exception:  # noqa: BLE001
+            # The edge of a request: whatever nobody expected is logged and told as such.
+            _LOG.exception("request %s failed", request_id)
+            await self._refuse(internal_problem(), arrival, request_id, send)
+        else:
+            if isinstance(answer, Shed):
+                await self._refuse(problem_of(answer), arrival, request_id, send)
+                return
+            arrival.end("answered")
+            _LOG.debug("request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms)
+            timing = (b"server-timing", server_timing(answer).encode())
+            body = self._writer.encode(answer, request_id)
+            await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
+
+    async def _answer(self, headers: _Headers, receive: Receive, arrived_ns: int) -> Answer | Shed:
+        budget_ms = parse_budget_ms(headers.get(_BUDGET, []))
+        deadline = Deadline.none() if budget_ms is None else Deadline.after(arrived_ns, budget_ms)
+        point = _single(headers, _POINT, POINT_HEADER)
+        kind = _single(headers, b"content-type", "Content-Type") or ""
+        length = headers.get(b"content-length")
+        frame = await self._bodies.read(kind.encode("latin-1"), length[0] if length else None, receive)
+        if isinstance(frame, Shed):
+            return frame
+        return await _unless_sender_leaves(
+            self._service.detect(frame, deadline, point, arrived_ns=arrived_ns), receive
+        )
+
+    async def _refuse(self, problem: Problem, arrival: Arrival, request_id: str, send: Send) -> None:
+        arrival.end(problem.outcome, problem.slug)
+        level = logging.WARNING if problem.outcome == "failed" else logging.INFO
+        _LOG.log(level, "request %s: %d %s: %s", request_id, problem.status, problem.slug, problem.detail)
+        headers = list(problem.headers().items())
+        if problem.status in (408, 413):
+            # What is left of the body is not wanted.
+            headers.append((b"connection", b"close"))
+        await respond(send, problem.status, headers, problem.body(request_id), request_id)
+
+
+async def respond(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, request_id: str
+) -> None:
+    """Send a whole response with its length and the request's id."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    headers.append((b"x-request-id", request_id.encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def request_id_of(values: list[bytes]) -> str:
+    """Return the sender's request id if it is one plain word, otherwise a new one."""
+    if len(values) == 1:
+        text = values[0].decode("latin-1")
+        if _REQUEST_ID.fullmatch(text):
+            return text
+    return uuid.uuid4().hex
+
+
+def _group(raw: list[tuple[bytes, bytes]]) -> _Headers:
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in raw:
+        headers.setdefault(name, []).append(value)
+    return headers
+
+
+def _single(headers: _Headers, name: bytes, shown: str) -> str | None:
+    values = headers.get(name)
+    if not values:
+        return None
+    if len(values) > 1:
+        raise MalformedRequest(f"{shown} stands {len(values)} times, expected once")
+    return values[0].decode("latin-1")
+
+
+async def _unless_sender_leaves(work: Awaitable[Answer | Shed], receive: Receive) -> Answer | Shed:
+    """Await work; raises SenderLeft, with the work cancelled, when the connection closes first."""
+    task = asyncio.current_task()
+    assert task is not None, "a request is handled in a task"
+    left = False
+
+    def leave(_: asyncio.Future[MutableMapping[str, Any]]) -> None:  # Any: as ASGI defines its messages
+        nonlocal left
+        left = True
+        task.cancel()
+
+    # After a whole body the next message can only be that the sender has left.
+    watch = asyncio.ensure_future(receive())
+    watch.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and task.uncancel() == 0:
+            raise SenderLeft from None
+        raise
+    finally:
+        watch.remove_done_callback(leave)
+        watch.cancel()

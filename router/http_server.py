@@ -1,0 +1,82 @@
+"""uvicorn as this gateway uses it: bounded heads of requests, no signal handlers of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 128
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%b"
+)
+_TOO_LARGE_BODY = (
+    b'{"type":"urn:paretogate:problem:http-431","title":"Request Header Fields Too Large","status":431,'
+    b'"detail":"the request\'s head exceeds 65536 bytes or 128 headers"}'
+)
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Refuse a request whose head grows past a limit; the parser itself has none."""
+
+    _head_bytes = 0
+    _in_head = False
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop counting."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; one too many is a parser error, which closes the connection with 400."""
+        if len(self.headers) >= MAX_HEADERS:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser unless the head has grown too large."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(_TOO_LARGE % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY))
+                self.transport.close()
+
+
+class GatewayServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to the composition root."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def make_server(app: FastAPI, *, drain_s: float) -> GatewayServer:
+    """Return the server of an application; the caller binds the socket and passes it to `serve`."""
+    config = uvicorn.Config(
+        app,
+        http=BoundedHttpProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        # A parser error per malformed request would let anybody fill the log.
+        log_level="error",
+        backlog=2048,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(int(drain_s), 1),
+    )
+    return GatewayServer(config)

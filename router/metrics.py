@@ -1,0 +1,257 @@
+"""What the gateway tells Prometheus.
+
+Classic histograms whose buckets are dense where latency budgets lie. Every request that arrives ends in
+exactly one outcome, which `Arrival` sees to. The registry is the gateway's own, so that two gateways in one
+process (as in tests) do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from model_repo.frontier import Plan
+
+Protocol = Literal["http", "grpc"]
+OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS_S = tuple(
+    ms / 1e3
+    for ms in (1, 2, 3, 4, 5, 7.5, 10, 12.5, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000, 3000)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What gauges show, read when Prometheus scrapes."""
+
+    ready: bool
+    engine_up: bool
+    inside: int
+    waiting: int
+    busy: int
+    workers: int
+    limit: int
+    operating_point: str
+    operating_points: tuple[str, ...]
+    slow_down: tuple[tuple[str, float], ...]
+    escalated: tuple[tuple[str, float], ...]
+    drifting: frozenset[str]
+    variants: tuple[str, ...]
+
+
+class Arrival:
+    """A request that has arrived and has to end in exactly one outcome."""
+
+    __slots__ = ("_ended", "_metrics", "_protocol")
+
+    def __init__(self, metrics: Metrics, protocol: Protocol) -> None:
+        self._metrics, self._protocol = metrics, protocol
+        self._ended = False
+
+    def end(self, outcome: OutcomeName, problem: str | None = None) -> None:
+        """Count the outcome, and the problem's slug if any; raises RuntimeError the second time."""
+        if self._ended:
+            raise RuntimeError("a request ended twice")
+        self._ended = True
+        self._metrics.count_end(self._protocol, outcome, problem)
+
+
+class Metrics:
+    """All series of one gateway; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._arrivals = self._counter("arrivals", "Requests that arrived", "protocol")
+        self._requests = self._counter("requests", "Requests by how they ended", "protocol", "outcome")
+        self._problems = self._counter("problems", "Requests without an answer, by problem", "problem")
+        self._answers = self._counter("answers", "Answers by what made them", "operating_point", "plan")
+        self._missed = self._counter("budget_missed", "Answers after their deadline", "operating_point")
+        self._cut = self._counter("cut_stages", "Stages that were not run", "variant", "reason")
+        self._decisions = self._counter("escalation_decisions", "First rules asked, on uncut answers", "plan")
+        self._escalations = self._counter("escalations", "First rules that said go on", "plan")
+        self._request_s = self._histogram(
+            "request_seconds", "From arrival to answer, answered requests", "operating_point"
+        )
+        self._stage_s = self._histogram("stage_seconds", "Resize, inference and suppression", "variant")
+        self._decode_s = self._histogram("decode_seconds", "Decoding a frame")
+        self._queue_s = self._histogram("queue_seconds", "Waiting for a worker")
+        self._slack_s = self._histogram("slack_seconds", "Budget left when the answer was ready")
+        self._expected = Gauge(
+            "paretogate_escalation_share_expected",
+            "Share escalated on calibration",
+            ["plan"],
+            registry=self.registry,
+        )
+        self._point_map = self._gauge(
+            "operating_point_map", "mAP of a plan, as published", "operating_point", "plan"
+        )
+        self._point_mean_s = self._gauge(
+            "operating_point_mean_seconds",
+            "Mean cost of a point's plan, as published",
+            "operating_point",
+            "plan",
+        )
+        self._point_p99_s = self._gauge(
+            "operating_point_p99_seconds", "p99 of a plan, as published", "operating_point", "plan"
+        )
+        self._build = Gauge(
+            "paretogate_build_info",
+            "What is served, and by what; always 1",
+            ["version", "runtime", "runtime_version", "manifest", "profiles"],
+            registry=self.registry,
+        )
+        for protocol in get_args(Protocol):
+            self._arrivals.labels(protocol)
+            for outcome in get_args(OutcomeName):
+                self._requests.labels(protocol, outcome)
+
+    def arrived(self, protocol: Protocol) -> Arrival:
+        """Count an arrival."""
+        self._arrivals.labels(protocol).inc()
+        return Arrival(self, protocol)
+
+    def count_end(self, protocol: Protocol, outcome: OutcomeName, problem: str | None) -> None:
+        """Count how a request ended; called by `Arrival.end` alone."""
+        self._requests.labels(protocol, outcome).inc()
+        if problem is not None:
+            self._problems.labels(problem).inc()
+
+    def answered(
+        self,
+        operating_point: str,
+        plan: str,
+        *,
+        total_ms: float,
+        queue_ms: float,
+        decode_ms: float,
+        left_ms: float,
+    ) -> None:
+        """Record an answer's times; `left_ms` is infinite without a deadline and negative after it."""
+        self._answers.labels(operating_point, plan).inc()
+        self._request_s.labels(operating_point).observe(total_ms / 1e3)
+        self._queue_s.observe(queue_ms / 1e3)
+        self._decode_s.observe(decode_ms / 1e3)
+        if left_ms < 0:
+            self._missed.labels(operating_point).inc()
+        if left_ms != float("inf"):
+            self._slack_s.observe(max(left_ms, 0.0) / 1e3)
+
+    def stage(self, variant: str, latency_ms: float) -> None:
+        """Record a stage that ran."""
+        self._stage_s.labels(variant).observe(latency_ms / 1e3)
+
+    def cut(self, variant: str, reason: str) -> None:
+        """Count a stage that was not run."""
+        self._cut.labels(variant, reason).inc()
+
+    def decided(self, plan: str, escalated: bool) -> None:
+        """Count a first rule's decision."""
+        self._decisions.labels(plan).inc()
+        if escalated:
+            self._escalations.labels(plan).inc()
+
+    def publish(
+        self,
+        plans: tuple[Plan, ...],
+        points: Sequence[tuple[str, Plan]],
+        *,
+        version: str,
+        runtime: str,
+        runtime_version: str,
+        manifest: str,
+        profiles: str,
+    ) -> None:
+        """Show what is served; `points` by name, `profiles` says where the latency profiles come from."""
+        self._build.clear()
+        self._build.labels(version, runtime, runtime_version, manifest, profiles).set(1)
+        self._expected.clear()
+        for plan in plans:
+            # Series that exist from the start make rates right from the first event on.
+            self._decisions.labels(plan.name)
+            self._escalations.labels(plan.name)
+            if len(plan.stages) > 1 and plan.accuracy:
+                self._expected.labels(plan.name).set(plan.accuracy[0].escalated[0])
+            for stage in plan.stages:
+                self._cut.labels(stage.variant, "deadline")
+        for gauge in (self._point_map, self._point_mean_s, self._point_p99_s):
+            gauge.clear()
+        for name, plan in points:
+            by_split = {accuracy.split: accuracy.map for accuracy in plan.accuracy}
+            for split in ("test", "valid", "calibration", "train"):
+                if split in by_split:
+                    self._point_map.labels(name, plan.name).set(by_split[split])
+                    break
+            self._point_mean_s.labels(name, plan.name).set(plan.mean_ms / 1e3)
+            self._point_p99_s.labels(name, plan.name).set(plan.p99_ms / 1e3)
+
+    def watch(self, state: Callable[[], State]) -> None:
+        """Read gauges from `state` at every scrape."""
+        self.registry.register(_StateCollector(state))
+
+    def render(self) -> bytes:
+        """Return the exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"paretogate_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"paretogate_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"paretogate_{name}", text, labels, buckets=_BUCKETS_S, registry=self.registry)
+
+
+class _StateCollector(Collector):
+    def __init__(self, state: Callable[[], State]) -> None:
+        self._state = state
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: names are told at the first scrape, when there is a state to read."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges of the present state."""
+        state = self._state()
+        for name, text, value in (
+            ("ready", "Whether the gateway takes requests", float(state.ready)),
+            ("engine_up", "Whether the engine answers", float(state.engine_up)),
+            ("inside", "Requests admitted and not yet ended", float(state.inside)),
+            ("queue_length", "Requests waiting for a worker", float(state.waiting)),
+            ("workers_busy", "Workers at work", float(state.busy)),
+            ("workers", "Workers", float(state.workers)),
+            ("limit", "Requests that may be inside", float(state.limit)),
+        ):
+            yield GaugeMetricFamily(f"paretogate_{name}", text, value=value)
+        point = GaugeMetricFamily(
+            "paretogate_operating_point", "1 for the point in force", labels=["operating_point"]
+        )
+        for operating_point in state.operating_points:
+            point.add_metric([operating_point], float(operating_point == state.operating_point))
+        yield point
+        slow_down = GaugeMetricFamily(
+            "paretogate_slow_down", "How many times longer than its profile a step takes now", labels=["step"]
+        )
+        for step, factor in state.slow_down:
+            slow_down.add_metric([step], factor)
+        yield slow_down
+        escalated = GaugeMetricFamily(
+            "paretogate_escalation_share", "Share of recent frames that were sent on", labels=["plan"]
+        )
+        for plan, share in state.escalated:
+            escalated.add_metric([plan], share)
+        yield escalated
+        drift = GaugeMetricFamily(
+            "paretogate_latency_drift",
+            "1 when a variant's baseline does not hold any more",
+            labels=["variant"],
+        )
+        for variant in state.variants:
+            drift.add_metric([variant], float(variant in state.drifting))
+        yield drift

@@ -1,0 +1,268 @@
+"""The one use case: answer a frame within its budget.
+
+`Service.detect` runs on the event loop and does only what is quick: choose the operating point, predict,
+admit, queue, wait. Everything that takes time happens in one worker thread per request, in
+`router.execution`. Policies (limiter, controller, slow-down, alarms) are touched on the event loop alone;
+worker threads only read from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.frame import BrokenFrame, FrameError, FrameTooLarge, UnsupportedFrame
+from model_repo.latency import Histogram
+from model_repo.runtime.engine import EngineError
+from router.admission import Limiter, Permit, Shed
+from router.budget import Clock, Deadline
+from router.controller import Controller
+from router.drift import EscalationRate, LatencyAlarm, SlowDown
+from router.engines import EngineHealth, Fleet, ServedPoint
+from router.errors import (
+    BrokenImage,
+    EngineFailed,
+    NotReady,
+    TooLarge,
+    UnknownOperatingPoint,
+    UnmeetableBudget,
+    UnsupportedType,
+)
+from router.execution import Answer, Executor, Job, StageRun, Worked
+from router.metrics import Metrics, State
+from router.planner import DECODE, Planner, Refusal
+from router.workers import PoolClosed, Ticket, WorkerPool
+
+_LOG = logging.getLogger(__name__)
+# A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
+_PATIENCE_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Everything that decides or learns, wired by the composition root."""
+
+    planner: Planner
+    limiter: Limiter
+    controller: Controller
+    slow_down: SlowDown
+    alarm: LatencyAlarm
+    escalations: EscalationRate
+    health: EngineHealth
+
+
+class Service:
+    """Answer frames with one fleet of models on one engine."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        decode: Histogram,
+        executor: Executor,
+        pool: WorkerPool,
+        policies: Policies,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._fleet, self._executor, self._pool = fleet, executor, pool
+        self._policies, self._metrics, self._clock = policies, metrics, clock
+        self._points: Mapping[str, ServedPoint] = {point.name: point for point in fleet.points}
+        self._decode_mean_ms = decode.mean_ms
+        self._baselines = {
+            name: tuple(
+                (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
+                for profile in sorted(profiles, key=lambda profile: profile.concurrency)
+            )
+            for name, profiles in fleet.profiles.items()
+        }
+        self._accepting = True
+
+    @property
+    def points(self) -> tuple[ServedPoint, ...]:
+        """Return the operating points as they are served."""
+        return self._fleet.points
+
+    @property
+    def point_in_force(self) -> str:
+        """Return the operating point of requests that name none."""
+        return self._policies.controller.point
+
+    @property
+    def ready(self) -> bool:
+        """Return whether requests can expect answers."""
+        return self._accepting and self._pool.alive and self._policies.health.well
+
+    @property
+    def well(self) -> bool:
+        """Return whether the engine answers."""
+        return self._policies.health.well
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the process is worth keeping."""
+        return self._pool.alive
+
+    def drain(self) -> None:
+        """Stop being ready; requests that still come are answered."""
+        self._accepting = False
+
+    async def detect(
+        self, frame: bytes, deadline: Deadline, operating_point: str | None, *, arrived_ns: int
+    ) -> Answer | Shed:
+        """Answer an encoded frame, or shed it because of load.
+
+        operating_point: a published name, None for the one in force. arrived_ns: when the request's clock
+        started. Raises UnknownOperatingPoint, UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge
+        when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the call drops
+        the work if it is queued; a running inference is not taken back.
+        """
+        policies, pool = self._policies, self._pool
+        now_ns = self._clock.now_ns()
+        first = self._points[policies.controller.home].plan.stages[0].variant
+        in_force = policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
+        point = self._point(in_force if operating_point is None else operating_point)
+        order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
+        left_ms, busy = deadline.left_ms(now_ns), pool.busy
+        if left_ms < math.inf:
+            wait_ms = policies.limiter.wait_ms(pool.ahead_of(order_ns), busy)
+            refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
+            if refusal is not None:
+                return self._refuse(refusal)
+        permit = policies.limiter.acquire()
+        if isinstance(permit, Shed):
+            return permit
+        job = Job(frame, deadline, point, arrived_ns, now_ns)
+        return self._conclude(await self._work(job, order_ns, permit))
+
+    async def probe(self, image: NDArray[np.uint8]) -> bool:
+        """Run the cheapest model once in a worker; return and remember whether the engine is well."""
+        try:
+            await self._pool.submit(lambda _: self._executor.probe(image), 0).result
+        except EngineError as error:
+            _LOG.warning("the engine does not answer: %s", error)
+            self._policies.health.failed()
+            return False
+        self._policies.health.succeeded()
+        return True
+
+    def state(self) -> State:
+        """Return what the gauges show."""
+        policies = self._policies
+        return State(
+            ready=self.ready,
+            engine_up=policies.health.well,
+            inside=policies.limiter.inside,
+            waiting=self._pool.waiting,
+            busy=self._pool.busy,
+            workers=self._pool.size,
+            limit=policies.limiter.limit,
+            operating_point=policies.controller.point,
+            operating_points=tuple(self._points),
+            slow_down=tuple(policies.slow_down.factors().items()),
+            escalated=tuple(policies.escalations.shares().items()),
+            drifting=policies.alarm.ringing,
+            variants=tuple(self._fleet.variants),
+        )
+
+    def _point(self, name: str) -> ServedPoint:
+        point = self._points.get(name)
+        if point is None:
+            raise UnknownOperatingPoint(name, tuple(self._points))
+        return point
+
+    def _refuse(self, refusal: Refusal) -> Shed:
+        if refusal.hopeless:
+            left = f"{refusal.left_ms:.1f} ms are left" if refusal.left_ms > 0 else "the budget is spent"
+            raise UnmeetableBudget(
+                f"{left}, the fastest plan needs {refusal.idle_ms:.1f} ms on an idle gateway"
+            )
+        return self._policies.limiter.shed(
+            f"{refusal.left_ms:.1f} ms are left, the fastest plan needs {refusal.needed_ms:.1f} ms now"
+        )
+
+    async def _work(self, job: Job, order_ns: int, permit: Permit) -> Worked:
+        def run(ticket: Ticket[Worked]) -> Worked:
+            return self._executor.run(job, lambda: ticket.cancelled)
+
+        try:
+            ticket = self._pool.submit(run, order_ns)
+        except PoolClosed as error:
+            permit.release()
+            raise NotReady("the gateway is shutting down") from error
+        try:
+            # Shielded: a worker that has begun holds its permit until it is done, whoever still waits.
+            worked = await asyncio.shield(ticket.result)
+        except asyncio.CancelledError:
+            if ticket.cancel():
+                permit.release()
+            else:
+                ticket.result.add_done_callback(lambda result: _release_later(result, permit))
+            raise
+        except Exception as error:
+            permit.release()
+            if isinstance(error, FrameError):
+                raise _REJECTIONS[type(error)](str(error)) from error
+            if isinstance(error, EngineError):
+                self._policies.health.failed()
+                raise EngineFailed(str(error)) from error
+            raise
+        permit.release(worked.service_ms)
+        return worked
+
+    def _conclude(self, worked: Worked) -> Answer | Shed:
+        """Learn from what a worker did, and count it."""
+        policies, metrics, answer = self._policies, self._metrics, worked.result
+        assert answer is not None, "only work whose sender has left has no result, and nobody awaits that"
+        if isinstance(answer, Refusal):
+            return self._refuse(answer)
+        if worked.engine_error is None:
+            policies.health.succeeded()
+        else:
+            _LOG.warning("a later stage did not run: %s", worked.engine_error)
+            policies.health.failed()
+        policies.slow_down.observe(DECODE, answer.decode_ms, self._decode_mean_ms)
+        for stage in answer.stages:
+            mean_ms, median_ms = self._baseline_ms(stage)
+            policies.slow_down.observe(stage.variant, stage.latency_ms, mean_ms)
+            policies.alarm.observe(stage.variant, stage.latency_ms, median_ms)
+            metrics.stage(stage.variant, stage.latency_ms)
+        if answer.escalated is not None:
+            policies.escalations.observe(answer.plan.name, answer.escalated)
+            metrics.decided(answer.plan.name, answer.escalated)
+        if answer.cut is not None:
+            metrics.cut(answer.cut.stage, answer.cut.reason)
+        metrics.answered(
+            answer.operating_point,
+            answer.plan.name,
+            total_ms=answer.total_ms,
+            queue_ms=answer.queue_ms,
+            decode_ms=answer.decode_ms,
+            left_ms=answer.left_ms,
+        )
+        return answer
+
+    def _baseline_ms(self, stage: StageRun) -> tuple[float, float]:
+        baselines = self._baselines[stage.variant]
+        _, mean_ms, median_ms = next((b for b in baselines if b[0] >= stage.busy), baselines[-1])
+        return mean_ms, median_ms
+
+
+_REJECTIONS: Mapping[type[FrameError], type[BrokenImage | UnsupportedType | TooLarge]] = {
+    BrokenFrame: BrokenImage,
+    UnsupportedFrame: UnsupportedType,
+    FrameTooLarge: TooLarge,
+}
+
+
+def _release_later(result: asyncio.Future[Worked], permit: Permit) -> None:
+    """Give a permit back when a worker is done with a request whose sender has left."""
+    if result.cancelled() or result.exception() is not None:
+        permit.release()
+    else:
+        permit.release(result.result().service_ms)

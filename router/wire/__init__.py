@@ -1,0 +1,1 @@
+"""The gRPC contract: the .proto file and the stubs made from it by `make wire`."""
