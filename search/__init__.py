@@ -1,0 +1,1 @@
+"""Turn a labelled data set into a published frontier of detection models."""

@@ -1,0 +1,1 @@
+"""The rendered conveyor set: fasteners on a moving belt."""
