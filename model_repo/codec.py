@@ -30,7 +30,7 @@ def decode(text: str | bytes, *, source: str = "frontier.json") -> Frontier:
     """Read a manifest; raises ManifestError that names `source` and every wrong field by its path."""
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{source}: not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ManifestError(f"{source}: expected an object, got {type(document).__name__}")

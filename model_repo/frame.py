@@ -54,7 +54,8 @@ def sniff_wh(data: bytes) -> tuple[int, int]:
     if data.startswith(_JPEG_MAGIC):
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
+            # KeyError: simplejpeg looks an unreadable colour space up in a table.
             raise BrokenFrame(f"broken JPEG header: {error}") from error
         return int(width), int(height)
     if data.startswith(_PNG_MAGIC):
@@ -83,7 +84,7 @@ def decode(data: bytes, limits: FrameLimits | None = None) -> NDArray[np.uint8]:
     if data.startswith(_JPEG_MAGIC):
         try:
             return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True), dtype=np.uint8)
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise BrokenFrame(f"broken JPEG: {error}") from error
     if not data.rstrip(b"\0").endswith(b"IEND\xaeB`\x82"):
         raise BrokenFrame("broken PNG: it ends before its IEND chunk")

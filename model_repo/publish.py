@@ -91,6 +91,12 @@ def publish(
     manifest names is verified before the manifest is replaced. Raises RepositoryError; the repository is
     then as it was, but for folders that nothing names.
     """
+    for variant in frontier.variants:
+        for segment in variant.segments:
+            if _folder_of(segment) is None:
+                raise RepositoryError(
+                    f"{segment.file}: not in a folder under {MODELS}/, which is all that is served"
+                )
     models = root / MODELS
     models.mkdir(parents=True, exist_ok=True)
     staging = models / f".staging-{os.getpid()}"
@@ -130,7 +136,10 @@ def collect(
     The time a folder was first seen unnamed is kept as an empty file beside it, so that a grace period
     survives the process. Returns what was removed.
     """
-    named = {Path(segment.file).parts[1] for variant in frontier.variants for segment in variant.segments}
+    named = {variant.folder for variant in frontier.variants}
+    for variant in frontier.variants:
+        # A shared trunk may lie in the folder of a variant that is published no more.
+        named |= {lies_in for segment in variant.segments if (lies_in := _folder_of(segment)) is not None}
     removed = []
     for folder in sorted((root / MODELS).iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
@@ -147,6 +156,12 @@ def collect(
             mark.unlink()
             removed.append(folder)
     return removed
+
+
+def _folder_of(segment: Segment) -> str | None:
+    """Return the folder under models/ that a segment's file lies in, None when it lies elsewhere."""
+    parts = segment.file.split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == MODELS else None
 
 
 def _sync_tree(folder: Path) -> None:
