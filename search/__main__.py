@@ -1,0 +1,209 @@
+"""The command line of the search: `python -m search --help`.
+
+Everything heavy is imported inside the command that needs it, so that rendering the demo data, rendering a
+Triton repository or measuring a published one never imports torch.
+
+An option that is not given keeps what the run has, or the default when the run begins.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search import tools
+from search.run_folder import RunError
+from search.settings import STEPS
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Turn a labelled data set into a published set of detection models on a Pareto front."
+    f" The steps of a run: {' → '.join(STEPS)}.",
+)
+
+_ALL, _ONE = "The whole run", "The steps, one by one"
+Run = Annotated[Path, typer.Option("--run", help="the run's folder; what is finished in it is not repeated")]
+Out = Annotated[Path, typer.Option("--out", help="the run's folder; what is finished in it is not repeated")]
+Repo = Annotated[Path, typer.Option("--repo", help="the model repository to publish into")]
+Data = Annotated[Path, typer.Option("--data", help="a folder of COCO-format splits")]
+Again = Annotated[bool, typer.Option("--again", help="do it once more, even when it is finished")]
+Seed = Annotated[int | None, typer.Option(help="of everything random [0]")]
+Steps = Annotated[int | None, typer.Option(help="training budget in steps: such a run repeats exactly")]
+Minutes = Annotated[float | None, typer.Option(help="training budget in minutes")]
+Weights = Annotated[Path | None, typer.Option(help="a trained supernet, instead of training one")]
+BatchSize = Annotated[int | None, typer.Option(help="frames per training step [16]")]
+Rate = Annotated[float | None, typer.Option(help="the highest learning rate [0.002]")]
+RandomSubnets = Annotated[int | None, typer.Option(help="random subnets per training step [1]")]
+AnyWayUp = Annotated[bool | None, typer.Option(help="frames have no up: train on turned ones as well [no]")]
+SpaceFile = Annotated[Path | None, typer.Option("--space", help="JSON file of the search space's choices")]
+Candidates = Annotated[int | None, typer.Option(help="subnets to evaluate [96]")]
+Population = Annotated[int | None, typer.Option(help="subnets per generation [16]")]
+ExploreMinutes = Annotated[float | None, typer.Option(help="start no candidate after this time [no limit]")]
+SearchImages = Annotated[int | None, typer.Option(help="validation images to judge candidates on [128]")]
+Table = Annotated[Path | None, typer.Option("--latency-table", help="measured latencies of an earlier run")]
+Subnets = Annotated[int | None, typer.Option(help="subnets to measure for latency estimates [24]")]
+Workers = Annotated[int | None, typer.Option(help="processes that evaluate candidates [1]")]
+Keep = Annotated[int | None, typer.Option(help="subnets to export and measure [24]")]
+Publish = Annotated[int | None, typer.Option("--publish", help="models to publish [8]")]
+MaxMb = Annotated[float | None, typer.Option(help="size of all published files together, MB [16]")]
+MaxTrail = Annotated[float | None, typer.Option(help="mAP by which the fastest may trail the best [0.2]")]
+Tolerance = Annotated[float | None, typer.Option(help="mAP that a faster precision may lose [0.005]")]
+Samples = Annotated[int | None, typer.Option(help="latency samples per model and concurrency [200]")]
+
+
+@app.command(rich_help_panel=_ALL)
+def run(
+    data: Data,
+    out: Out,
+    repo: Repo,
+    seed: Seed = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    weights: Weights = None,
+    batch_size: BatchSize = None,
+    learning_rate: Rate = None,
+    random_subnets: RandomSubnets = None,
+    any_way_up: AnyWayUp = None,
+    space: SpaceFile = None,
+    candidates: Candidates = None,
+    population: Population = None,
+    explore_minutes: ExploreMinutes = None,
+    search_images: SearchImages = None,
+    latency_table: Table = None,
+    latency_subnets: Subnets = None,
+    workers: Workers = None,
+    keep: Keep = None,
+    publish: Publish = None,
+    max_mb: MaxMb = None,
+    max_trail: MaxTrail = None,
+    tolerance: Tolerance = None,
+    samples: Samples = None,
+    again: Annotated[str | None, typer.Option(help="do this step and all that follow once more")] = None,
+) -> None:
+    """Do all steps. Stop it at any moment, give the same command, and it goes on where it was."""
+    given = {name: value for name, value in locals().items() if name not in ("out", "repo", "again")}
+    _do(out, STEPS, given, repo=repo, again=again)
+
+
+@app.command(rich_help_panel=_ONE)
+def data(run: Run, data: Data, again: Again = False) -> None:
+    """Begin a run: read and check the data set."""
+    _do(run, ("data",), {"data": data}, again="data" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def train(
+    run: Run,
+    seed: Seed = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    weights: Weights = None,
+    batch_size: BatchSize = None,
+    learning_rate: Rate = None,
+    random_subnets: RandomSubnets = None,
+    any_way_up: AnyWayUp = None,
+    space: SpaceFile = None,
+    again: Again = False,
+) -> None:
+    """Train the supernet."""
+    given = {name: value for name, value in locals().items() if name not in ("run", "again")}
+    _do(run, ("train",), given, again="train" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def explore(
+    run: Run,
+    candidates: Candidates = None,
+    population: Population = None,
+    explore_minutes: ExploreMinutes = None,
+    search_images: SearchImages = None,
+    latency_table: Table = None,
+    latency_subnets: Subnets = None,
+    workers: Workers = None,
+    again: Again = False,
+) -> None:
+    """Search for subnets worth keeping."""
+    given = {name: value for name, value in locals().items() if name not in ("run", "again")}
+    _do(run, ("explore",), given, again="explore" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def export(run: Run, keep: Keep = None, again: Again = False) -> None:
+    """Export the kept subnets, fused, in every precision."""
+    _do(run, ("export",), {"keep": keep}, again="export" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def measure(
+    run: Run,
+    publish: Publish = None,
+    max_mb: MaxMb = None,
+    max_trail: MaxTrail = None,
+    tolerance: Tolerance = None,
+    samples: Samples = None,
+    again: Again = False,
+) -> None:
+    """Measure every exported file on the runtimes and choose what to publish."""
+    given = {name: value for name, value in locals().items() if name not in ("run", "again")}
+    _do(run, ("measure",), given, again="measure" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def route(run: Run, again: Again = False) -> None:
+    """Fit alignments and gain models on calibration and decide on plans."""
+    _do(run, ("route",), {}, again="route" if again else None)
+
+
+@app.command("publish", rich_help_panel=_ONE)
+def publish_(run: Run, repo: Repo, again: Again = False) -> None:
+    """Score on the test split, once, and publish."""
+    _do(run, ("publish",), {}, repo=repo, again="publish" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def report(run: Run, repo: Repo, again: Again = False) -> None:
+    """Draw what the run found: one HTML page and one picture."""
+    _do(run, ("report",), {}, repo=repo, again="report" if again else None)
+
+
+app.add_typer(tools.bench, name="bench", rich_help_panel="Tools")
+app.command(rich_help_panel="Tools")(tools.render)
+app.command(rich_help_panel="Tools")(tools.triton)
+
+
+def _do(
+    root: Path,
+    names: Sequence[str],
+    given: dict[str, object],
+    *,
+    repo: Path | None = None,
+    again: str | None = None,
+) -> None:
+    from rich.console import Console
+
+    from search.console import ConsoleProgress
+    from search.pipeline import Context, open_run, run_steps
+
+    folder, settings = open_run(root, {k: v for k, v in given.items() if v is not None}, again=again)
+    with ConsoleProgress(Console()) as progress:
+        run_steps(Context(folder, settings, repo, progress, progress.say), names)
+
+
+def main() -> int:
+    """Run the command line; what the user can mend is one line on stderr and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

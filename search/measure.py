@@ -1,0 +1,252 @@
+"""Accuracy and latency of artifacts on the runtimes that will serve them, by the code that will serve them.
+
+Every number comes from `model_repo.runtime.engine.answer_frame`: resize, inference and suppression of a
+decoded frame. Latency is measured in interleaved rounds, a few frames of each model in turn, so that the
+drift of a shared machine falls on all of them alike and not on the one that was measured last.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.detections import Detections
+from model_repo.frame import decode
+from model_repo.frontier import Accuracy, Segment, SplitName, Tensor, Variant
+from model_repo.latency import Environment, Histogram, LatencyProfile, Precision, RuntimeName
+from model_repo.publish import file_digest
+from model_repo.runtime.engine import Engine, answer_frame
+from model_repo.scoring import MatchTable, Truth, bootstrap_map, match, score_table
+from search.run_folder import Progress, Silent, write_bytes
+
+FRAMES_PER_VISIT = 5
+_WARM_UP = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedSplit:
+    """A split's decoded frames, RGB uint8 [h, w, 3], and their labels, in one order."""
+
+    name: SplitName
+    images: tuple[NDArray[np.uint8], ...]
+    truths: tuple[Truth, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def unmeasured(
+    *,
+    name: str,
+    architecture: str,
+    resolution_wh: tuple[int, int],
+    precision: Precision,
+    parameters: int,
+    macs: int,
+    nms_iou: float | None,
+    model: Path,
+) -> Variant:
+    """Describe a model file as a variant that can be loaded but has no measurement yet.
+
+    Its folder and file are named as they will be published: models/<name>-<digest8>/1/model.onnx.
+    """
+    digest = file_digest(model)
+    width, height = resolution_wh
+    folder = f"{name}-{digest[:8]}"
+    segment = Segment(
+        file=f"models/{folder}/1/model.onnx",
+        sha256=digest,
+        bytes=model.stat().st_size,
+        inputs=(Tensor(name="frames", dtype="uint8", shape=(1, height, width, 3)),),
+        outputs=(Tensor(name="detections", dtype="float32", shape=(1, 100, 6)),),
+    )
+    # A manifest's variant has measurements; this one goes no further than an engine until it has some.
+    return Variant.model_construct(
+        name=name,
+        folder=folder,
+        architecture=architecture,
+        resolution_wh=resolution_wh,
+        precision=precision,
+        parameters=parameters,
+        macs=macs,
+        nms_iou=nms_iou,
+        segments=(segment,),
+        measurements=(),
+    )
+
+
+def predictions(
+    engine: Engine, variant: Variant, images: Sequence[NDArray[np.uint8]], progress: Progress | None = None
+) -> list[Detections]:
+    """Answer every frame with a loaded variant, as many at once as the engine usefully takes."""
+    progress = progress or Silent()
+    answers: list[Detections] = []
+    with ThreadPoolExecutor(engine.parallelism) as pool:
+        for answer in pool.map(lambda image: answer_frame(engine, variant, image), images):
+            answers.append(answer.detections)
+            progress.advance(1)
+    return answers
+
+
+def save_predictions(path: Path, answers: Sequence[Detections]) -> None:
+    """Write answers as an npz that is whole or absent."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        counts=np.array([len(answer) for answer in answers], dtype=np.int64),
+        xyxy=np.concatenate([answer.xyxy for answer in answers]),
+        score=np.concatenate([answer.score for answer in answers]),
+        label=np.concatenate([answer.label for answer in answers]).astype(np.int16),
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def load_predictions(path: Path) -> list[Detections]:
+    """Read what `save_predictions` wrote; raises OSError, KeyError or ValueError on another file."""
+    with np.load(path, allow_pickle=False) as stored:
+        ends = np.cumsum(stored["counts"])[:-1]
+        parts = (np.split(stored[key], ends) for key in ("xyxy", "score", "label"))
+        return [Detections.make(xyxy, score, label) for xyxy, score, label in zip(*parts, strict=True)]
+
+
+def accuracy_of(table: MatchTable, split: SplitName, *, seed: int, resamples: int = 200) -> Accuracy:
+    """Score a table of matches, with the bootstrap interval of its mAP (no interval without resamples)."""
+    score = score_table(table)
+    low = high = score.map
+    if resamples:
+        low, high = bootstrap_map(table, np.random.default_rng([seed, 0xB007]), resamples=resamples)
+    return Accuracy(
+        split=split,
+        images=table.images,
+        map=score.map,
+        map50=score.map50,
+        f1=score.f1,
+        f1_threshold=score.f1_threshold,
+        map_low=low,
+        map_high=high,
+    )
+
+
+def matched(split: LoadedSplit, answers: Sequence[Detections], classes: int) -> MatchTable:
+    """Match answers to a split's labels."""
+    return match(split.truths, answers, classes)
+
+
+def latency_samples_ms(
+    engine: Engine,
+    variants: Sequence[Variant],
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    samples: int,
+    concurrency: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, NDArray[np.float64]]:
+    """Return at least `samples` latencies in milliseconds of every loaded variant, by name.
+
+    Rounds: in each, every variant in a shuffled order is warmed up and then answers a few frames from each of
+    `concurrency` threads at once. The frames differ from round to round and are the same for all variants.
+    """
+    progress = progress or Silent()
+    per_round = FRAMES_PER_VISIT * concurrency
+    rounds = -(-samples // per_round)
+    taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    rng = np.random.default_rng([seed, concurrency])
+
+    def visit(variant: Variant, frames: Sequence[NDArray[np.uint8]]) -> list[float]:
+        out: list[float] = []
+        for position, frame in enumerate((*frames[:_WARM_UP], *frames)):
+            start_ns = clock_ns()
+            answer_frame(engine, variant, frame)
+            if position >= min(_WARM_UP, len(frames)):
+                out.append((clock_ns() - start_ns) / 1e6)
+        return out
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        for _ in range(rounds):
+            frames = [images[i] for i in rng.integers(len(images), size=FRAMES_PER_VISIT)]
+            for k in rng.permutation(len(variants)):
+                variant = variants[int(k)]
+                for part in pool.map(visit, [variant] * concurrency, [frames] * concurrency):
+                    taken[variant.name] += part
+                progress.advance(per_round)
+    return {name: np.asarray(values) for name, values in taken.items()}
+
+
+def profile_of(
+    samples_ms: NDArray[np.float64],
+    *,
+    engine: Engine,
+    precision: Precision,
+    concurrency: int,
+    environment: Environment,
+    threads: int = 1,
+) -> LatencyProfile:
+    """Turn latency samples into a stamped profile."""
+    return LatencyProfile(
+        runtime=engine.runtime,
+        runtime_version=engine.version,
+        precision=precision,
+        threads=threads,
+        batch=1,
+        concurrency=concurrency,
+        histogram=Histogram.of(samples_ms),
+        environment=environment,
+    )
+
+
+def decode_histogram(encoded: Sequence[bytes], *, samples: int = 200) -> Histogram:
+    """Measure decoding one frame at a time; raises ValueError without frames."""
+    if not encoded:
+        raise ValueError("no frames to measure decoding on")
+    for data in encoded[:10]:
+        decode(data)
+    taken: list[float] = []
+    for i in range(samples):
+        start_ns = time.perf_counter_ns()
+        decode(encoded[i % len(encoded)])
+        taken.append((time.perf_counter_ns() - start_ns) / 1e6)
+    return Histogram.of(taken)
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What decides between precisions and between variants: mAP on valid, median latency alone."""
+
+    variant: Variant
+    runtime: RuntimeName
+    map: float
+    map50: float
+    p50_ms: float
+
+
+def best_precision(screened: Sequence[Screened], tolerance: float) -> list[Screened]:
+    """Return, per architecture, the fastest precision among those within `tolerance` mAP of its best one."""
+    by_architecture: dict[str, list[Screened]] = {}
+    for entry in screened:
+        by_architecture.setdefault(entry.variant.architecture, []).append(entry)
+    chosen = []
+    for entries in by_architecture.values():
+        best = max(entry.map for entry in entries)
+        near = [entry for entry in entries if entry.map >= best - tolerance]
+        chosen.append(min(near, key=lambda entry: (entry.p50_ms, entry.variant.name)))
+    return chosen
+
+
+def load_all(engine: Engine, root: Path, variants: Sequence[Variant]) -> None:
+    """Load variants into an engine; raises EngineUnavailable naming the first that it refuses."""
+    for variant in variants:
+        engine.load(root, variant)
+
+
+def median_ms(samples: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Return the median of each variant's samples."""
+    return {name: float(np.median(values)) for name, values in samples.items()}

@@ -1,0 +1,169 @@
+"""The pictures of a report: the frontier, the training curve, sample frames with what was found in them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.detections import Detections
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _MUTED, _GRID = "#1d2733", "#8a94a0", "#e4e8ec"
+_KEPT, _MODEL, _PLAN = "#7fb2d9", "#0b61a4", "#d1495b"
+_BOX_COLOURS = ((11, 97, 164), (209, 73, 91), (46, 139, 87), (230, 159, 0), (123, 80, 178), (0, 158, 158))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A dot of the frontier: latency in milliseconds, mAP, and a name where it is to be shown."""
+
+    ms: float
+    map: float
+    name: str = ""
+
+
+def frontier_figure(
+    candidates: Sequence[Point], screened: Sequence[Point], models: Sequence[Point], plans: Sequence[Point]
+) -> Figure:
+    """Draw accuracy against latency: candidates, screened files, published models, plans joined."""
+    figure, axes = _axes(9.5, 5.6)
+    _dots(axes, candidates, "#c8ced4", 16, "candidates (estimated latency, shared weights)")
+    _dots(axes, screened, _KEPT, 20, "exported files, median measured alone")
+    ordered = sorted(plans, key=lambda point: point.ms)
+    axes.plot(
+        [point.ms for point in ordered], [point.map for point in ordered], color=_PLAN, lw=1.6, marker="o",
+        ms=4, label="plans (mean of a whole frame, calibration)", zorder=3,
+    )  # fmt: skip
+    _dots(axes, models, _MODEL, 52, "published models (valid)", edge="white")
+    for point in models:
+        axes.annotate(
+            point.name,
+            (point.ms, point.map),
+            textcoords="offset points",
+            xytext=(6, -11),
+            fontsize=7.5,
+            color=_INK,
+        )
+    axes.set_xscale("log")
+    _plain_log_ticks(axes)
+    axes.set_xlabel("latency, ms (log scale)", color=_INK)
+    axes.set_ylabel("mAP@[.5:.95]", color=_INK)
+    axes.set_title("Accuracy against latency", loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.legend(loc="lower right", frameon=False, fontsize=8.5)
+    figure.tight_layout()
+    return figure
+
+
+def training_figure(share: Sequence[float], largest: Sequence[float], others: Sequence[float]) -> Figure:
+    """Draw the training curve: the largest subnet's loss and the mean of the others, smoothed."""
+    figure, axes = _axes(6.2, 3.2)
+    width = max(len(share) // 60, 1)
+    x = np.convolve(100 * np.asarray(share), np.ones(width) / width, "valid")
+    for values, colour, label in (
+        (largest, _MODEL, "largest subnet"),
+        (others, _PLAN, "smallest and random ones"),
+    ):
+        axes.plot(x, np.convolve(values, np.ones(width) / width, "valid"), color=colour, lw=1.4, label=label)
+    axes.set_xlabel("% of the training budget", color=_INK)
+    axes.set_ylabel("loss", color=_INK)
+    axes.set_title("Training", loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.legend(frameon=False, fontsize=8.5)
+    figure.tight_layout()
+    return figure
+
+
+def difficulty_figure(curves: Sequence[tuple[str, Sequence[float]]]) -> Figure:
+    """Draw mAP by tenth of difficulty, easiest first, one line for each model."""
+    figure, axes = _axes(6.2, 3.2)
+    for (name, values), colour in zip(curves, (_MODEL, _PLAN, _KEPT), strict=False):
+        axes.plot(range(1, len(values) + 1), values, color=colour, lw=1.6, marker="o", ms=4, label=name)
+    axes.set_xticks(range(1, 11))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tenth of the frames, easiest to hardest", color=_INK)
+    axes.set_ylabel("mAP@[.5:.95]", color=_INK)
+    axes.set_title("Accuracy by difficulty (test)", loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.legend(frameon=False, fontsize=8.5)
+    figure.tight_layout()
+    return figure
+
+
+def drawn(
+    image: NDArray[np.uint8], detections: Detections, classes: Sequence[str], threshold: float
+) -> NDArray[np.uint8]:
+    """Return a copy of a frame with the boxes of at least `threshold` drawn on it."""
+    out = image.copy()
+    for box, score, label in zip(detections.xyxy, detections.score, detections.label, strict=True):
+        if score < threshold:
+            continue
+        colour = _BOX_COLOURS[int(label) % len(_BOX_COLOURS)]
+        x1, y1, x2, y2 = (round(float(value)) for value in box)
+        cv2.rectangle(out, (x1, y1), (x2, y2), colour, 2)
+        text = f"{classes[int(label)]} {score:.2f}"
+        cv2.putText(
+            out, text, (x1, max(y1 - 4, 10)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 3, cv2.LINE_AA
+        )
+        cv2.putText(out, text, (x1, max(y1 - 4, 10)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+    return out
+
+
+def jpeg_uri(image: NDArray[np.uint8]) -> str:
+    """Return an RGB image as a data URI."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    if not done:
+        raise ValueError("the image cannot be encoded")
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Render a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def png_uri(content: bytes) -> str:
+    """Return PNG bytes as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    # Without pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axes = figure.subplots()
+    axes.grid(True, color=_GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_MUTED)
+    axes.tick_params(colors=_INK, labelsize=9)
+    return figure, axes
+
+
+def _dots(
+    axes: Axes, points: Sequence[Point], colour: str, size: float, label: str, edge: str = "none"
+) -> None:
+    axes.scatter(
+        [point.ms for point in points], [point.map for point in points], s=size, color=colour, label=label,
+        edgecolors=edge, linewidths=0.8, zorder=4 if edge != "none" else 2,
+    )  # fmt: skip
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,195 @@
+"""Latency of a subnet without running it: a physical model fitted to a few measured ones.
+
+A convolutional network's time is close to a sum: multiply-accumulates at each stage's efficiency, bytes
+moved, and a fixed price per layer and per frame. So the estimate is a linear function with non-negative
+coefficients of these amounts, fitted to the *relative* error. A few dozen measured subnets determine it.
+
+The measured latencies are kept as a table, which a later search can be given instead of measuring again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from scipy.optimize import nnls
+
+from model_repo.latency import Environment, Precision, RuntimeName
+from model_repo.value import Value
+from search.run_folder import RunError
+from search.space import LEVEL_STRIDES, STAGES, Architecture, Space
+
+# Keeps the fit determined when two amounts grow together; small against any real coefficient's effect.
+_RIDGE = 1e-3
+
+
+class MeasuredLatency(Value):
+    """One subnet's measured latency: the median over frames, resize and NMS included."""
+
+    architecture: str
+    p50_ms: PositiveFloat
+
+
+class LatencyTable(Value):
+    """Measured latencies of some subnets on one machine, runtime and precision."""
+
+    runtime: RuntimeName
+    precision: Precision
+    threads: PositiveInt
+    aspect: tuple[PositiveInt, PositiveInt]
+    environment: Environment
+    measured: Annotated[tuple[MeasuredLatency, ...], Field(min_length=2)]
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> LatencyTable:
+        """Read a table; raises RunError that names `source` and the fields."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            fields = "; ".join(
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+            )
+            raise RunError(f"{source}: not a latency table: {fields}") from error
+
+
+class PredictorError(Value):
+    """How far estimates are off on subnets left out of the fit, relative; and how well they rank them."""
+
+    subnets: PositiveInt
+    mean_relative: Annotated[float, Field(ge=0.0)]
+    worst_relative: Annotated[float, Field(ge=0.0)]
+    rank_correlation: Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class LatencyModel:
+    """Estimate subnets' latency in milliseconds; measured subnets answer with their measurement."""
+
+    def __init__(self, space: Space, table: LatencyTable) -> None:
+        self._space = space
+        self._measured = {row.architecture: row.p50_ms for row in table.measured}
+        amounts_, ms = _rows(space, table)
+        self._coefficients = _fit(amounts_, ms)
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Return the latency in milliseconds."""
+        known = self._measured.get(architecture.name)
+        return known if known is not None else self.estimate(architecture)
+
+    def estimate(self, architecture: Architecture) -> float:
+        """Return the fitted latency in milliseconds, measured or not."""
+        return max(float(amounts(self._space, architecture) @ self._coefficients), 1e-3)
+
+
+def held_out_error(space: Space, table: LatencyTable) -> PredictorError:
+    """Return the error of estimating each measured subnet from all the others."""
+    from scipy.stats import spearmanr
+
+    rows, ms = _rows(space, table)
+    estimates = np.array(
+        [rows[i] @ _fit(np.delete(rows, i, axis=0), np.delete(ms, i)) for i in range(len(ms))]
+    )
+    relative = np.abs(estimates / ms - 1)
+    correlation = float(spearmanr(estimates, ms).statistic) if len(ms) > 2 else 1.0
+    return PredictorError(
+        subnets=len(ms),
+        mean_relative=float(relative.mean()),
+        worst_relative=float(relative.max()),
+        rank_correlation=float(np.nan_to_num(correlation)),
+    )
+
+
+def subnets_to_measure(space: Space, count: int, seed: int) -> list[Architecture]:
+    """Return distinct subnets that determine the fit: the ends, and draws whose genes vary independently."""
+    rng = np.random.default_rng([seed, 0x1A7])
+    chosen = dict.fromkeys([space.smallest, space.largest])
+    for _ in range(50 * count):
+        if len(chosen) >= min(count, space.size()):
+            break
+        chosen[space.sample(rng)] = None
+    return list(chosen)
+
+
+def measure_table(
+    space: Space,
+    architectures: Sequence[Architecture],
+    p50_ms: Callable[[Sequence[Architecture]], Sequence[float]],
+    *,
+    runtime: RuntimeName,
+    precision: Precision,
+    environment: Environment,
+) -> LatencyTable:
+    """Measure subnets on the real runtime, on one thread, and return the table."""
+    return LatencyTable(
+        runtime=runtime,
+        precision=precision,
+        threads=1,
+        aspect=space.aspect,
+        environment=environment,
+        measured=tuple(
+            MeasuredLatency(architecture=architecture.name, p50_ms=ms)
+            for architecture, ms in zip(architectures, p50_ms(architectures), strict=True)
+        ),
+    )
+
+
+def amounts(space: Space, architecture: Architecture) -> NDArray[np.float64]:
+    """Return what a subnet's time is made of, float64 [amounts]: see the comments for each one's unit."""
+    width, height = space.resolution_wh(architecture)
+    pixels = width * height
+    giga = 1e-9 * pixels
+    macs = np.zeros(STAGES)
+    moved = 3.0 + space.stem_width / 4  # bytes per pixel that layers write, int8 or in proportion
+    channels = space.stem_width
+    layers = 1
+    for k, (depth, stage_width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):
+        area = (4 << k) ** 2
+        macs[k] = 9 * (channels * stage_width + (depth - 1) * stage_width**2) / area
+        moved += depth * stage_width / area
+        channels = stage_width
+        layers += depth
+    neck = architecture.neck_width
+    lateral = head = 0.0
+    for stage_width, stride in zip(architecture.widths[1:], LEVEL_STRIDES, strict=True):
+        area = stride**2
+        lateral += stage_width * neck / area
+        head += (18 * architecture.head_depth * neck**2 + neck * (space.classes + 4)) / area
+        moved += (2 * architecture.head_depth + 2) * neck / area
+    around = sum(9 * neck**2 / stride**2 for stride in (8, 16, 16, 16, 32, 32))
+    stem = 27 * space.stem_width / 4
+    anchors = sum(pixels / stride**2 for stride in LEVEL_STRIDES)
+    return np.array(
+        [
+            1.0,  # calls, copies, suppression
+            layers + 3 * (2 * architecture.head_depth + 2) + 7,  # layers
+            pixels * 1e-6,  # letterbox and the cast of pixels
+            stem * giga,  # from here: multiply-accumulates, in 10^9
+            *(macs * giga),
+            (lateral + around + head) * giga,
+            moved * pixels * 1e-6,  # megabytes
+            anchors * space.classes * 1e-6,  # scores that the peak filter and the top 100 look at
+        ]
+    )
+
+
+def _rows(space: Space, table: LatencyTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if table.aspect != space.aspect:
+        raise RunError(
+            f"the latency table is for frames of aspect {table.aspect}, the data set has {space.aspect}"
+        )
+    known = [(Architecture.parse(row.architecture), row.p50_ms) for row in table.measured]
+    rows = np.array([amounts(space, architecture) for architecture, _ in known])
+    return rows, np.array([ms for _, ms in known])
+
+
+def _fit(rows: NDArray[np.float64], ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return non-negative coefficients that minimize the relative error."""
+    relative = rows / ms[:, None]
+    scale = np.linalg.norm(relative, axis=0)
+    scale[scale == 0] = 1.0
+    ridge = np.sqrt(_RIDGE) * np.eye(len(scale))
+    system = np.vstack((relative / scale, ridge))
+    solution, _ = nnls(system, np.concatenate((np.ones(len(ms)), np.zeros(len(scale)))))
+    return np.asarray(solution / scale)

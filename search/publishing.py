@@ -1,0 +1,405 @@
+"""The steps after the models exist: measure them, route between them, publish them, report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model_repo import publish as repository
+from model_repo.detections import Detections
+from model_repo.escalation import FEATURES, GainModel, Layer, features
+from model_repo.frame import decode
+from model_repo.frontier import (
+    Accuracy,
+    DatasetInfo,
+    Frontier,
+    Measurement,
+    Plan,
+    SplitName,
+    Variant,
+)
+from model_repo.latency import Histogram, LatencyProfile, RuntimeName
+from model_repo.runtime.engine import Engine
+from model_repo.runtime.select import environment, make_engine, supports
+from model_repo.scoring import MatchTable, Truth, subset
+from search.align import fit_alignment
+from search.artifacts import Artifact, cores, read_artifacts
+from search.choose import choose_published
+from search.measure import (
+    LoadedSplit,
+    Screened,
+    accuracy_of,
+    best_precision,
+    latency_samples_ms,
+    load_all,
+    load_predictions,
+    matched,
+    median_ms,
+    predictions,
+    profile_of,
+    save_predictions,
+)
+from search.results import Fitted, Measured, MeasuredAll, Routed, ScreenRow, read_measured, read_routed
+from search.routing import Artifact as RoutingArtifact
+from search.routing import answered, fit_images, score_plan
+from search.routing import route as make_routing
+from search.run_folder import RunError, write_text
+
+if TYPE_CHECKING:
+    from search.pipeline import Context
+
+SCREEN_SAMPLES = 40
+_COST_FRAMES = 100
+
+
+def measure(context: Context) -> list[Path]:
+    """Screen every artifact, choose precisions and what to publish, and measure that in full."""
+    settings, root = context.settings, context.folder.root / "export"
+    first = settings.runtimes[0]
+    valid = load_split(context, "valid")
+    runnable = [artifact for artifact in read_artifacts(context) if supports(first, artifact.precision)]
+    if not runnable:
+        raise RunError(f"runtimes: {first} runs none of the precisions {', '.join(settings.precisions)} here")
+    artifacts = {artifact.name: artifact for artifact in runnable}
+    variants = [artifact.variant(root) for artifact in runnable]
+    engine = make_engine(first, threads=1, parallelism=cores())
+    context.progress.start("load", len(variants))
+    for variant in variants:
+        engine.load(root, variant)
+        context.progress.advance(1)
+    context.progress.start("accuracy on valid", len(variants))
+    tables: dict[str, MatchTable] = {}
+    for variant in variants:
+        answers = answers_of(context, engine, variant, valid, "measure")
+        tables[variant.name] = matched(valid, answers, _classes(context))
+        context.progress.advance(1, variant.name)
+    context.progress.start("latency of all", SCREEN_SAMPLES * len(variants))
+    medians = median_ms(
+        latency_samples_ms(
+            engine, variants, valid.images, samples=SCREEN_SAMPLES, concurrency=1, seed=settings.seed,
+            progress=context.progress,
+        )
+    )  # fmt: skip
+    screened = []
+    for variant in variants:
+        accuracy = accuracy_of(tables[variant.name], "valid", seed=settings.seed, resamples=0)
+        screened.append(Screened(variant, first, accuracy.map, accuracy.map50, medians[variant.name]))
+    engine.close()
+    best = best_precision(screened, settings.tolerance)
+    chosen = choose_published(
+        best, settings.publish, max_bytes=1e6 * settings.max_mb, max_trail=settings.max_trail
+    )
+    context.say(
+        f"  {len(screened)} artifacts of {len(best)} architectures screened, {len(chosen)} to publish"
+    )
+    published: list[Measured] = []
+    for runtime in settings.runtimes:
+        published += _in_full(context, runtime, [entry.variant for entry in chosen], valid, artifacts)
+    result = MeasuredAll(
+        environment=environment(),
+        decode=decode_cost(context, rule=False),
+        rule=decode_cost(context, rule=True),
+        screened=tuple(
+            ScreenRow(
+                artifact=artifacts[entry.variant.name],
+                runtime=entry.runtime,
+                map=entry.map,
+                map50=entry.map50,
+                p50_ms=entry.p50_ms,
+            )
+            for entry in screened
+        ),
+        best=tuple(entry.variant.name for entry in best),
+        published=tuple(published),
+    )
+    path = context.folder.path("measure", "measured.json")
+    write_text(path, result.model_dump_json(indent=1) + "\n")
+    return [path]
+
+
+def route(context: Context) -> list[Path]:
+    """Fit alignments and gain models on calibration and decide on plans."""
+    settings, measured = context.settings, read_measured(context)
+    split = load_split(context, "calibration")
+    fitted, _ = fit_images(len(split), settings.seed)
+    classes = _classes(context)
+    rows: list[Fitted] = []
+    routed: list[RoutingArtifact] = []
+    for row in measured.published:
+        answers = cached(context, "measure", row.runtime, "calibration", row.artifact.name)
+        table = matched(split, answers, classes)
+        seen = subset(table, fitted)
+        rows.append(
+            Fitted(
+                name=row.artifact.name,
+                runtime=row.runtime,
+                alignment=fit_alignment(seen, classes),
+                accuracy=accuracy_of(seen, "calibration", seed=settings.seed),
+            )
+        )
+        if row.runtime == settings.runtimes[0]:
+            routed.append(
+                RoutingArtifact(
+                    name=row.artifact.name,
+                    answers=tuple(answers),
+                    table=table,
+                    stage=_alone(row).histogram,
+                    runtimes=tuple(other.runtime for other in measured.of(row.artifact.name)),
+                )
+            )
+    routing = make_routing(
+        routed,
+        split.images,
+        split.truths,
+        classes=classes,
+        runtime=settings.runtimes[0],
+        decode=measured.decode,
+        rule=measured.rule,
+        seed=settings.seed,
+        progress=context.progress,
+    )
+    result = Routed(
+        fitted=tuple(rows),
+        plans=routing.plans,
+        operating_points=routing.operating_points,
+        pairs=routing.pairs,
+    )
+    path = context.folder.path("route", "routed.json")
+    write_text(path, result.model_dump_json() + "\n")
+    return [path]
+
+
+def publish(context: Context) -> list[Path]:
+    """Score what will be published on test, once, and publish it."""
+    from model_repo.triton import CONFIG, format_config, model_config
+
+    if context.repository is None:
+        raise RunError("publishing needs a repository: give --repo DIR")
+    measured, routed = read_measured(context), read_routed(context)
+    root, classes = context.folder.root / "export", _classes(context)
+    test = load_split(context, "test")
+    accuracy: dict[tuple[str, RuntimeName], Accuracy] = {}
+    answers: dict[tuple[str, RuntimeName], tuple[list[Detections], MatchTable]] = {}
+    for runtime in context.settings.runtimes:
+        rows = [row for row in measured.published if row.runtime == runtime]
+        variants = [row.artifact.variant(root) for row in rows]
+        engine = make_engine(runtime, threads=1, parallelism=cores())
+        load_all(engine, root, variants)
+        context.progress.start(f"test on {runtime}", len(variants))
+        for variant in variants:
+            found = answers_of(context, engine, variant, test, "publish")
+            table = matched(test, found, classes)
+            answers[variant.name, runtime] = (found, table)
+            accuracy[variant.name, runtime] = accuracy_of(table, "test", seed=context.settings.seed)
+            context.progress.advance(1, variant.name)
+        engine.close()
+    variants = [_with_measurements(measured.of(name), routed, accuracy, root) for name in measured.names()]
+    plans = _plans_on_test(routed, answers, test, classes)
+    folders: dict[str, Path] = {}
+    staged = context.folder.root / "publish" / "models"
+    shutil.rmtree(staged, ignore_errors=True)
+    for variant in variants:
+        folder = staged / variant.folder
+        shutil.copytree(root / "models" / variant.folder, folder)
+        (folder / CONFIG).write_text(format_config(model_config(variant, "onnxruntime")))
+        folders[variant.folder] = folder
+    frontier = Frontier(
+        dataset=DatasetInfo.model_validate_json((context.folder.root / "data" / "dataset.json").read_text()),
+        environment=measured.environment,
+        decode=measured.decode,
+        variants=tuple(variants),
+        plans=tuple(plans),
+        operating_points=routed.operating_points,
+    )
+    repository.publish(context.repository, frontier, folders)
+    context.say(f"  {len(variants)} variants and {len(plans)} plans published in {context.repository}")
+    return [context.repository.resolve() / repository.MANIFEST]
+
+
+def report(context: Context) -> list[Path]:
+    """Draw what the run found, as one HTML page and one picture."""
+    from search.report import write_report
+
+    return write_report(context, read_measured(context), read_routed(context))
+
+
+def load_split(context: Context, split: SplitName) -> LoadedSplit:
+    """Decode a split's frames and gather its labels."""
+    records = context.dataset().splits[split].images
+    return LoadedSplit(
+        split,
+        tuple(decode(record.path.read_bytes()) for record in records),
+        tuple(Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records),
+    )
+
+
+def answers_of(
+    context: Context, engine: Engine, variant: Variant, split: LoadedSplit, step: str
+) -> list[Detections]:
+    """Return a loaded variant's answers on a split, from the disk where an earlier attempt left them."""
+    path = _answers_path(context, step, engine.runtime, split.name, variant.name)
+    if not path.exists():
+        save_predictions(path, predictions(engine, variant, split.images))
+    return load_predictions(path)
+
+
+def cached(
+    context: Context, step: str, runtime: RuntimeName, split: SplitName, name: str
+) -> list[Detections]:
+    """Return answers that a step has left; raises OSError when it has not."""
+    return load_predictions(_answers_path(context, step, runtime, split, name))
+
+
+def _answers_path(context: Context, step: str, runtime: RuntimeName, split: SplitName, name: str) -> Path:
+    return context.folder.path(step, "answers", runtime, split, f"{name}.npz")
+
+
+def _in_full(
+    context: Context,
+    runtime: RuntimeName,
+    variants: Sequence[Variant],
+    valid: LoadedSplit,
+    artifacts: dict[str, Artifact],
+) -> list[Measured]:
+    """Measure what will be published on one runtime: answers on valid and calibration, latency profiles."""
+    settings, root = context.settings, context.folder.root / "export"
+    variants = [variant for variant in variants if supports(runtime, variant.precision)]
+    calibration = load_split(context, "calibration")
+    engine = make_engine(runtime, threads=1, parallelism=cores())
+    load_all(engine, root, variants)
+    context.progress.start(f"answers on {runtime}", 2 * len(variants))
+    accuracy: dict[str, Accuracy] = {}
+    for variant in variants:
+        answers = answers_of(context, engine, variant, valid, "measure")
+        accuracy[variant.name] = accuracy_of(
+            matched(valid, answers, _classes(context)), "valid", seed=settings.seed
+        )
+        context.progress.advance(1, variant.name)
+        answers_of(context, engine, variant, calibration, "measure")
+        context.progress.advance(1, variant.name)
+    profiles: dict[str, list[LatencyProfile]] = {variant.name: [] for variant in variants}
+    for concurrency in (1, 2):
+        context.progress.start(
+            f"latency on {runtime}, {concurrency} at once", settings.samples * len(variants)
+        )
+        taken = latency_samples_ms(
+            engine, variants, valid.images, samples=settings.samples, concurrency=concurrency,
+            seed=settings.seed, progress=context.progress,
+        )  # fmt: skip
+        for variant in variants:
+            profiles[variant.name].append(
+                profile_of(
+                    taken[variant.name],
+                    engine=engine,
+                    precision=variant.precision,
+                    concurrency=concurrency,
+                    environment=environment(),
+                )
+            )
+    engine.close()
+    return [
+        Measured(
+            artifact=artifacts[variant.name],
+            runtime=runtime,
+            accuracy=accuracy[variant.name],
+            latency=tuple(profiles[variant.name]),
+        )
+        for variant in variants
+    ]
+
+
+def decode_cost(context: Context, *, rule: bool) -> Histogram:
+    """Measure decoding a calibration frame and, with `rule`, describing it and predicting a gain."""
+    records = context.dataset().splits["calibration"].images
+    encoded = [record.path.read_bytes() for record in records[:_COST_FRAMES]]
+    measured = np.random.default_rng([context.settings.seed, 0xDEC])
+    answers = [_typical_answer(measured) for _ in encoded]
+    gain = GainModel(
+        mean=(0.0,) * len(FEATURES),
+        scale=(1.0,) * len(FEATURES),
+        layers=(
+            Layer(weight=((0.01,) * len(FEATURES),) * 16, bias=(0.0,) * 16),
+            Layer(weight=((0.01,) * 16,), bias=(0.0,)),
+        ),
+    ).compiled()
+    samples: list[float] = []
+    for i in range(2 * _COST_FRAMES + 10):
+        data, answer = encoded[i % len(encoded)], answers[i % len(encoded)]
+        start_ns = time.perf_counter_ns()
+        image = decode(data)
+        if rule:
+            gain.predict(features(answer, image)[None])
+        if i >= 10:
+            samples.append((time.perf_counter_ns() - start_ns) / 1e6)
+    return Histogram.of(samples)
+
+
+def _typical_answer(rng: np.random.Generator) -> Detections:
+    """Draw an answer of 60 boxes: the cost of describing one depends on their number alone."""
+    xy = rng.uniform(0, 400, (60, 2))
+    return Detections.make(
+        np.concatenate((xy, xy + rng.uniform(5, 100, (60, 2))), axis=1),
+        rng.random(60),
+        rng.integers(3, size=60),
+    )
+
+
+def _alone(row: Measured) -> LatencyProfile:
+    return next(profile for profile in row.latency if profile.concurrency == 1)
+
+
+def _with_measurements(
+    rows: Sequence[Measured],
+    routed: Routed,
+    test: dict[tuple[str, RuntimeName], Accuracy],
+    root: Path,
+) -> Variant:
+    variant = rows[0].artifact.variant(root)
+    measurements = tuple(
+        Measurement(
+            runtime=row.runtime,
+            precision=variant.precision,
+            accuracy=(
+                row.accuracy,
+                routed.of(variant.name, row.runtime).accuracy,
+                test[variant.name, row.runtime],
+            ),
+            latency=row.latency,
+            alignment=routed.of(variant.name, row.runtime).alignment,
+        )
+        for row in rows
+    )
+    return Variant.model_validate({**dict(variant), "measurements": measurements})
+
+
+def _plans_on_test(
+    routed: Routed,
+    answers: dict[tuple[str, RuntimeName], tuple[list[Detections], MatchTable]],
+    test: LoadedSplit,
+    classes: int,
+) -> list[Plan]:
+    out: list[Plan] = []
+    runtime = routed.plans[0].runtime
+    used = {stage.variant for plan in routed.plans for stage in plan.stages}
+    sides = {
+        name: answered(
+            answers[name, runtime][0],
+            test.images,
+            answers[name, runtime][1],
+            routed.of(name, runtime).alignment,
+        )
+        for name in sorted(used)
+    }
+    for plan in routed.plans:
+        scored = score_plan(plan, sides, test.truths, classes=classes, split="test")
+        out.append(plan.model_copy(update={"accuracy": (*plan.accuracy, scored)}))
+    return out
+
+
+def _classes(context: Context) -> int:
+    return len(context.dataset().classes)

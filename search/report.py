@@ -1,0 +1,281 @@
+"""The report of a run: one HTML page that needs nothing else, and its main picture as a PNG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_repo.codec import decode as decode_manifest
+from model_repo.frontier import Certificate, Frontier, Plan, Variant
+from model_repo.publish import MANIFEST
+from search.difficulty import map_by_tenth, smallest_and_largest
+from search.plots import (
+    Point,
+    difficulty_figure,
+    drawn,
+    frontier_figure,
+    jpeg_uri,
+    png_bytes,
+    png_uri,
+    training_figure,
+)
+from search.predict import PredictorError
+from search.publishing import cached, load_split
+from search.results import MeasuredAll, Routed
+from search.run_folder import write_bytes, write_text
+from search.steps import read_candidates
+
+if TYPE_CHECKING:
+    from search.pipeline import Context
+
+_SAMPLES = 3
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1d2733;max-width:1080px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}
+table{border-collapse:collapse;font-size:13.5px}
+th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #e4e8ec}
+th:first-child,td:first-child{text-align:left}th{color:#5b6672;font-weight:600}
+img{max-width:100%}.row{display:flex;gap:.6rem;flex-wrap:wrap}.row figure{margin:0;flex:1 1 300px}
+figcaption{font-size:12.5px;color:#5b6672}p.note{color:#5b6672;font-size:13.5px}
+"""
+
+
+def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> list[Path]:
+    """Write report.html and report.png into the run's folder and return their paths."""
+    if context.repository is None:
+        raise ValueError("the report reads the published manifest: give --repo DIR")
+    manifest = context.repository / MANIFEST
+    frontier = decode_manifest(manifest.read_bytes(), source=str(manifest))
+    picture = png_bytes(_frontier_picture(context, measured, frontier))
+    sections = [
+        f"<h1>{escape(frontier.dataset.name)}: {len(frontier.variants)} models,"
+        f" {len(frontier.plans)} plans</h1>",
+        _summary(frontier, measured),
+        f'<img alt="accuracy against latency" src="{png_uri(picture)}">',
+        "<h2>Published models</h2>",
+        _models_table(frontier),
+        "<h2>Plans</h2>",
+        _plans_table(frontier),
+        "<h2>Precisions</h2>",
+        '<p class="note">mAP on valid and median latency alone, by architecture; bold was chosen.</p>',
+        _precision_table(measured),
+        "<h2>Escalation</h2>",
+        _pairs_table(routed),
+        "<h2>Latency estimates</h2>",
+        _predictor(context),
+        *_training(context),
+        *_difficulty(context, frontier),
+        "<h2>Sample answers (test)</h2>",
+        _sample_rows(context, frontier),
+    ]
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(frontier.dataset.name)}</title>'
+        f"<style>{_STYLE}</style>{''.join(sections)}</html>\n"
+    )
+    html, png = context.folder.path("report", "report.html"), context.folder.path("report", "report.png")
+    write_text(html, page)
+    write_bytes(png, picture)
+    context.say(f"  {html}")
+    return [html, png]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return an HTML table; cells are HTML already."""
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + f"</tr>{body}</table>"
+
+
+def _frontier_picture(context: Context, measured: MeasuredAll, frontier: Frontier):  # type: ignore[no-untyped-def]  # a matplotlib figure
+    first = measured.published[0].runtime
+    return frontier_figure(
+        [Point(candidate.latency_ms, candidate.accuracy) for candidate in read_candidates(context)],
+        [Point(row.p50_ms, row.map) for row in measured.screened],
+        [
+            Point(
+                variant.on(first).profile(1).quantile_ms(0.5),
+                variant.on(first).accuracy_on("valid").map,
+                variant.name,
+            )
+            for variant in frontier.variants
+        ],
+        [Point(plan.mean_ms, plan.accuracy_on("calibration").map) for plan in frontier.plans],
+    )
+
+
+def _summary(frontier: Frontier, measured: MeasuredAll) -> str:
+    env = frontier.environment
+    splits = ", ".join(f"{split.name} {split.images}" for split in frontier.dataset.splits)
+    points = "; ".join(f"{point.name} = {escape(point.plan)}" for point in frontier.operating_points)
+    return (
+        f'<p class="note">Images: {splits}. Measured on {escape(env.machine)}, {env.cores} cores, one thread'
+        f" per inference; {escape(', '.join(f'{k} {v}' for k, v in env.libraries.items()))}."
+        f" Decoding takes {measured.decode.mean_ms:.2f} ms, decoding and deciding"
+        f" {measured.rule.mean_ms:.2f} ms. Operating points: {points}.</p>"
+    )
+
+
+def _models_table(frontier: Frontier) -> str:
+    rows = []
+    for variant in frontier.variants:
+        for measurement in variant.measurements:
+            alone, valid, test = (
+                measurement.profile(1), measurement.accuracy_on("valid"), measurement.accuracy_on("test"),
+            )  # fmt: skip
+            rows.append(
+                (
+                    escape(variant.name), measurement.runtime, f"{variant.macs / 1e6:.0f} M",
+                    f"{sum(s.bytes for s in variant.segments) / 1e6:.2f} MB", f"{alone.quantile_ms(0.5):.2f}",
+                    f"{alone.quantile_ms(0.99):.2f}", f"{measurement.profile(2).quantile_ms(0.5):.2f}",
+                    f"{valid.map:.3f}", f"{test.map:.3f} ({test.map_low:.3f} to {test.map_high:.3f})",
+                    f"{test.map50:.3f}",
+                )
+            )  # fmt: skip
+    head = (
+        "model", "runtime", "MACs", "size", "p50 ms", "p99 ms", "p50 ms, 2 at once", "mAP valid",
+        "mAP test (95 %)", "mAP@.5 test",
+    )  # fmt: skip
+    return table(head, rows)
+
+
+def _plans_table(frontier: Frontier) -> str:
+    names = {point.plan: point.name for point in frontier.operating_points}
+    rows = []
+    for plan in sorted(frontier.plans, key=lambda plan: plan.mean_ms):
+        calibration, test = plan.accuracy_on("calibration"), plan.accuracy_on("test")
+        shares = ", ".join(f"{100 * share:.0f} %" for share in calibration.escalated) or "–"
+        rows.append(
+            (
+                " → ".join(escape(stage.variant) for stage in plan.stages) + f" {_named(names, plan)}",
+                plan.fusion if len(plan.stages) > 1 else "–", shares,
+                f"{plan.mean_ms:.2f}", f"{plan.p99_ms:.2f}",
+                f"{calibration.map:.3f}", f"{test.map:.3f}",
+                ", ".join(f"{100 * share:.0f} %" for share in test.escalated) or "–", _certificate(plan),
+            )
+        )  # fmt: skip
+    head = (
+        "plan", "fusion", "escalated", "mean ms", "p99 ms", "mAP calibration", "mAP test",
+        "escalated on test", "certified excess loss",
+    )  # fmt: skip
+    return table(head, rows)
+
+
+def _named(names: dict[str, str], plan: Plan) -> str:
+    return f"<b>({names[plan.name]})</b>" if plan.name in names else ""
+
+
+def _certificate(plan: Plan) -> str:
+    if isinstance(plan.certificate, Certificate):
+        confidence = 100 * (1 - plan.certificate.delta)
+        return (
+            f"≤ {plan.certificate.epsilon:.3f} at {confidence:.0f} % (seen: {plan.certificate.empirical:.3f})"
+        )
+    return "–" if len(plan.stages) == 1 else escape(plan.certificate.reason)
+
+
+def _precision_table(measured: MeasuredAll) -> str:
+    precisions = list(dict.fromkeys(row.artifact.precision for row in measured.screened))
+    rows = []
+    for architecture in dict.fromkeys(row.artifact.architecture for row in measured.screened):
+        own = {
+            row.artifact.precision: row
+            for row in measured.screened
+            if row.artifact.architecture == architecture
+        }
+        cells = [escape(architecture)]
+        for precision in precisions:
+            row = own.get(precision)
+            text = "–" if row is None else f"{row.map:.3f} · {row.p50_ms:.2f} ms"
+            chosen = row is not None and row.artifact.name in measured.best
+            cells.append(f"<b>{text}</b>" if chosen else text)
+        rows.append(cells)
+    return table(("architecture", *precisions), rows)
+
+
+def _pairs_table(routed: Routed) -> str:
+    rows = [
+        (
+            f"{escape(pair.fast)} → {escape(pair.larger)}", pair.gain, f"{pair.rank_correlation:.3f}",
+            f"{pair.replace_map:.3f}", f"{pair.wbf_map:.3f}",
+        )
+        for pair in routed.pairs
+    ]  # fmt: skip
+    head = ("pair", "gain model", "rank correlation, held out", "mAP at 50 %, replace", "mAP at 50 %, wbf")
+    return table(head, rows)
+
+
+def _predictor(context: Context) -> str:
+    text = (context.folder.root / "explore" / "predictor.json").read_text()
+    error = PredictorError.model_validate_json(text)
+    return (
+        f"<p>Fitted to {error.subnets} measured subnets. Left out by one: {100 * error.mean_relative:.1f} %"
+        f" off on average, {100 * error.worst_relative:.1f} % at worst, rank correlation"
+        f" {error.rank_correlation:.3f}.</p>"
+    )
+
+
+def _training(context: Context) -> list[str]:
+    history = context.folder.root / "train" / "history.jsonl"
+    if not history.exists():
+        return []
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    if not rows:
+        return []
+    figure = training_figure(
+        [row["share"] for row in rows],
+        [row["classes"] + row["boxes"] for row in rows],
+        [row["others"] for row in rows],
+    )
+    return [f'<h2>Training</h2><img alt="training curve" src="{png_uri(png_bytes(figure))}">']
+
+
+def _difficulty(context: Context, frontier: Frontier) -> list[str]:
+    records = context.dataset().splits["test"].images
+    difficulty = [record.difficulty for record in records]
+    known = [value for value in difficulty if value is not None]
+    if len(known) < len(records):
+        return []
+    split = load_split(context, "test")
+    runtime = frontier.plans[0].runtime
+    curves = []
+    for variant in smallest_and_largest(frontier, runtime):
+        answers = cached(context, "publish", runtime, "test", variant.name)
+        curves.append(
+            (variant.name, map_by_tenth(answers, split.truths, known, len(frontier.dataset.classes)))
+        )
+    head = ("model", *(str(k) for k in range(1, 11)))
+    rows = [(escape(name), *(f"{value:.3f}" for value in values)) for name, values in curves]
+    picture = png_uri(png_bytes(difficulty_figure(curves)))
+    return ["<h2>Difficulty</h2>", table(head, rows), f'<br><img alt="mAP by difficulty" src="{picture}">']
+
+
+def _sample_rows(context: Context, frontier: Frontier) -> str:
+    """Draw the same test frames as answered by the fastest, a middle and the most accurate model."""
+    split = load_split(context, "test")
+    runtime, classes = frontier.plans[0].runtime, frontier.dataset.classes
+    ordered = sorted(
+        (variant for variant in frontier.variants if runtime in variant.runtimes),
+        key=lambda variant: variant.on(runtime).profile(1).mean_ms,
+    )
+    shown = list(dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1]))
+    frames = [round(k * (len(split) - 1) / (_SAMPLES - 1)) for k in range(_SAMPLES)]
+    out = []
+    for variant in (ordered[k] for k in shown):
+        answers = cached(context, "publish", runtime, "test", variant.name)
+        threshold = _threshold(variant, frontier)
+        figures = "".join(
+            f'<figure><img alt="" src="{jpeg_uri(drawn(split.images[i], answers[i], classes, threshold))}">'
+            "</figure>"
+            for i in frames
+        )
+        out.append(
+            f"<p><b>{escape(variant.name)}</b>, boxes above the F1-best score {threshold:.2f} of valid</p>"
+            f'<div class="row">{figures}</div>'
+        )
+    return "".join(out)
+
+
+def _threshold(variant: Variant, frontier: Frontier) -> float:
+    return variant.on(frontier.plans[0].runtime).accuracy_on("valid").f1_threshold

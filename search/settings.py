@@ -1,0 +1,160 @@
+"""What a run is asked to do, and which of it each step depends on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from model_repo.latency import Precision, RuntimeName
+from model_repo.value import Value
+from search.run_folder import RunError, RunFolder, Setting, write_text
+from search.space import Space
+
+STEPS = ("data", "train", "explore", "export", "measure", "route", "publish", "report")
+SETTINGS_FILE = "settings.json"
+PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
+Calibration = Literal["minmax", "entropy", "percentile"]
+
+
+class SpaceChoices(Value):
+    """A search space as a file gives it, the default where it does not; classes and aspect are the data's."""
+
+    resolutions: tuple[PositiveInt, ...] | None = None
+    depths: tuple[tuple[PositiveInt, ...], ...] | None = None
+    widths: tuple[tuple[PositiveInt, ...], ...] | None = None
+    neck_widths: tuple[PositiveInt, ...] | None = None
+    head_depths: tuple[PositiveInt, ...] | None = None
+    stem_width: PositiveInt | None = None
+
+    def space(self, classes: int, aspect: tuple[int, int]) -> Space:
+        """Return the space for a data set; raises RunError naming what no detector can have."""
+        try:
+            return Space(classes=classes, aspect=aspect, **self.model_dump(exclude_none=True))
+        except ValueError as error:
+            raise RunError(f"the search space: {error}") from error
+
+
+class Settings(Value):
+    """Everything a run depends on. `steps` or `minutes` is the training budget; `weights` replaces training.
+
+    Paths are absolute. calibration_share: of train, held out where the data set has no calibration
+    split of its own. search_images: validation images that candidates are judged on.
+    tolerance: mAP that a faster precision may lose. max_trail: mAP by which a published model may trail the
+    best one. latency_table: the digest of the given table; the table itself is copied into the run.
+    """
+
+    data: str
+    calibration_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    seed: Annotated[int, Field(ge=0)] = 0
+    steps: PositiveInt | None = None
+    minutes: PositiveFloat | None = None
+    weights: str | None = None
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 2e-3
+    random_subnets: Annotated[int, Field(ge=0)] = 1
+    any_way_up: bool = False
+    space: SpaceChoices = SpaceChoices()
+    candidates: Annotated[int, Field(ge=2)] = 96
+    population: Annotated[int, Field(ge=2)] = 16
+    explore_minutes: PositiveFloat | None = None
+    search_images: PositiveInt = 128
+    latency_subnets: Annotated[int, Field(ge=4)] = 24
+    latency_precision: Precision = "int8"
+    latency_table: str | None = None
+    workers: PositiveInt = 1
+    keep: Annotated[int, Field(ge=2)] = 24
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = PRECISIONS
+    quantization: Calibration = "minmax"
+    nms_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1)] = ("openvino", "onnxruntime")
+    tolerance: NonNegativeFloat = 0.005
+    publish: Annotated[int, Field(ge=2)] = 8
+    max_mb: PositiveFloat = 16.0
+    max_trail: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    samples: Annotated[int, Field(ge=20)] = 200
+
+    @model_validator(mode="after")
+    def _has_one_budget(self) -> Self:
+        given = [name for name in ("steps", "minutes", "weights") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other")
+        return self
+
+    def of_step(self, step: str) -> dict[str, Setting]:
+        """Return the settings that a step's result depends on."""
+        values = json.loads(self.model_dump_json())
+        return {field: _flat(values[field]) for field in _FIELDS[step]}
+
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "data": ("data", "calibration_share"),
+    "train": (
+        "seed", "steps", "minutes", "weights", "batch_size", "learning_rate", "random_subnets", "any_way_up",
+        "space",
+    ),
+    "explore": (
+        "seed", "candidates", "population", "explore_minutes", "search_images", "latency_subnets",
+        "latency_precision", "latency_table", "nms_iou",
+    ),
+    "export": ("seed", "keep", "precisions", "quantization", "nms_iou"),
+    "measure": ("seed", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
+    "route": ("seed",),
+    "publish": ("seed",),
+    "report": (),
+}  # fmt: skip
+
+
+def _flat(value: object) -> Setting:
+    if isinstance(value, str | int | float) or value is None:
+        return value
+    return json.dumps(value, sort_keys=True)
+
+
+def read_settings(folder: RunFolder) -> Settings | None:
+    """Read a run's settings, None when it has none yet; raises RunError when they are damaged."""
+    path = folder.root / SETTINGS_FILE
+    try:
+        return Settings.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise RunError(f"{path}: {error}") from error
+
+
+def write_settings(folder: RunFolder, settings: Settings) -> None:
+    """Write a run's settings."""
+    write_text(folder.path(SETTINGS_FILE), settings.model_dump_json(indent=2) + "\n")
+
+
+def merged_settings(before: Settings | None, given: Mapping[str, object]) -> Settings:
+    """Return what a run has with what a command line gives over it; raises RunError naming the field."""
+    fields = {} if before is None else dict(before)
+    for field, value in given.items():
+        if field == "space" and isinstance(value, Path):
+            fields[field] = read_space(value)
+        elif isinstance(value, Path):
+            fields[field] = str(value.resolve())
+        else:
+            fields[field] = value
+    try:
+        return Settings.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise RunError(problems) from error
+
+
+def read_space(path: Path) -> SpaceChoices:
+    """Read a search space's choices from a JSON file; raises RunError naming the field."""
+    try:
+        return SpaceChoices.model_validate_json(path.read_text())
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise RunError(f"{path}: {error}") from error

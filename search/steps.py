@@ -1,0 +1,328 @@
+"""The steps that need torch: train a supernet, explore its subnets, export those worth measuring.
+
+`data` stands here too, because it says what everything after it was made from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.frontier import DatasetInfo, SplitInfo, SplitName, Variant
+from model_repo.runtime.select import environment, make_engine, supports
+from search import predict as predict_latency
+from search.artifacts import Artifact, Artifacts, cores, model_files, short_name, some_frames
+from search.data.coco import DataError, Dataset, read_dataset
+from search.explore import Candidate, kept
+from search.explore import explore as run_explore
+from search.measure import latency_samples_ms, unmeasured
+from search.run_folder import Journal, RunError, digest_of, write_text
+from search.space import Architecture, Space, aspect_of
+
+if TYPE_CHECKING:
+    from search.evaluate import SubnetEvaluator
+    from search.judging import Judge
+    from search.pipeline import Context
+    from search.train import StepReport
+
+QUANTIZATION_FRAMES = 64
+_TABLE_FRAMES = 24
+_TABLE_SAMPLES = 40
+_ROLES: tuple[SplitName, ...] = ("train", "calibration", "valid", "test")
+
+
+def read_checked(context: Context) -> Dataset:
+    """Read the run's data set; raises RunError when it is not the one that step `data` saw."""
+    try:
+        dataset = read_dataset(
+            Path(context.settings.data), calibration_share=context.settings.calibration_share
+        )
+    except DataError as error:
+        raise RunError(str(error)) from error
+    if "test" not in dataset.splits:
+        raise RunError(f"{context.settings.data} has no test split")
+    info = context.folder.root / "data" / "dataset.json"
+    if info.exists() and context.folder.record("data") is not None:
+        before = DatasetInfo.model_validate_json(info.read_text())
+        if before.fingerprint != dataset.fingerprint:
+            raise RunError(
+                f"{context.settings.data}: its fingerprint was {before.fingerprint},"
+                f" is now {dataset.fingerprint}"
+            )
+    return dataset
+
+
+def data(context: Context) -> list[Path]:
+    """Read and check the data set, and write down what it is."""
+    dataset = context.dataset()
+    info = DatasetInfo(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        classes=dataset.classes,
+        splits=tuple(
+            SplitInfo(
+                name=split,
+                images=len(dataset.splits[split].images),
+                boxes=sum(len(image.labels) for image in dataset.splits[split].images),
+            )
+            for split in _ROLES
+        ),
+    )
+    path = context.folder.path("data", "dataset.json")
+    write_text(path, info.model_dump_json(indent=2) + "\n")
+    for note in dataset.notes:
+        context.say(f"  {note}")
+    for split in info.splits:
+        context.say(f"  {split.name}: {split.images} images, {split.boxes} boxes")
+    return [path]
+
+
+def space_of(context: Context) -> Space:
+    """Return the search space of a run: the settings' choices, for the data set's classes and aspect."""
+    dataset = context.dataset()
+    sizes = np.array([(image.width, image.height) for image in dataset.splits["train"].images])
+    return context.settings.space.space(len(dataset.classes), aspect_of(sizes))
+
+
+def weights_of(context: Context) -> Path:
+    """Return the trained supernet's file."""
+    given = context.settings.weights
+    if given is not None:
+        return Path(given)
+    from search.train import WEIGHTS_FILE
+
+    return context.folder.root / "train" / WEIGHTS_FILE
+
+
+def train(context: Context) -> list[Path]:
+    """Train the supernet, or check the one that was given."""
+    from search.augment import AugmentConfig
+    from search.train import TrainConfig, TrainError, load_supernet
+    from search.train import train as run_train
+
+    settings, space = context.settings, space_of(context)
+    if settings.weights is not None:
+        found = load_supernet(Path(settings.weights)).space
+        if found != space:
+            raise RunError(f"{settings.weights} holds a supernet of another space: {found}, expected {space}")
+        return [Path(settings.weights)]
+    if settings.steps is None and settings.minutes is None:
+        raise RunError("steps, minutes: training needs a budget in one of them, or weights")
+    turns = 0.5 if settings.any_way_up else 0.0
+    config = TrainConfig(
+        steps=settings.steps,
+        minutes=settings.minutes,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        random_subnets=settings.random_subnets,
+        augment=AugmentConfig(vertical_flip=turns, transpose=turns),
+        seed=settings.seed,
+        threads=cores(),
+    )
+    context.progress.start("train", 1.0)
+    shown = 0.0
+
+    def progress(report: StepReport) -> None:
+        nonlocal shown
+        note = f"step {report.step}, loss {report.classes + report.boxes:.3f}, others {report.others:.3f}"
+        context.progress.advance(report.share - shown, note)
+        shown = report.share
+
+    try:
+        result = run_train(config, space, context.dataset(), context.folder.root / "train", progress)
+    except TrainError as error:
+        raise RunError(str(error)) from error
+    return [result.weights, result.history]
+
+
+def explore(context: Context) -> list[Path]:
+    """Measure a few subnets' latency, then search for subnets worth keeping."""
+    from search.judging import Evaluation
+
+    settings, folder, space = context.settings, context.folder, space_of(context)
+    table = _latency_table(context, space)
+    latency_ms = predict_latency.LatencyModel(space, table)
+    error = predict_latency.held_out_error(space, table)
+    context.say(
+        f"  latency estimates, held out on {error.subnets} subnets: {100 * error.mean_relative:.1f} % off on"
+        f" average, {100 * error.worst_relative:.1f} % at worst, rank correlation"
+        f" {error.rank_correlation:.3f}"
+    )
+    predictor = folder.path("explore", "predictor.json")
+    write_text(predictor, error.model_dump_json(indent=2) + "\n")
+    images = len(context.dataset().splits["valid"].images)
+    count = min(settings.search_images, images)
+    chosen = np.sort(np.random.default_rng([settings.seed, 0x5EA]).choice(images, count, replace=False))
+    journal = Journal(folder.path("explore", "candidates.jsonl"))
+    with Evaluation(_judge(context, tuple(chosen.tolist())), settings.workers) as evaluate:
+        run_explore(
+            space,
+            evaluate,
+            latency_ms,
+            journal,
+            budget=settings.candidates,
+            seed=settings.seed,
+            population=settings.population,
+            minutes=settings.explore_minutes,
+            progress=context.progress,
+        )
+    return [folder.root / "explore" / "latency_table.json", predictor, journal.path]
+
+
+def read_candidates(context: Context) -> list[Candidate]:
+    """Return every candidate that step `explore` evaluated."""
+    lines = (context.folder.root / "explore" / "candidates.jsonl").read_text().splitlines()
+    return [Candidate.model_validate_json(line) for line in lines]
+
+
+def export(context: Context) -> list[Path]:
+    """Export each kept architecture, fused and with its own batch norms, in every precision."""
+    settings, folder, space = context.settings, context.folder, space_of(context)
+    root = folder.root / "export"
+    chosen = kept(read_candidates(context), settings.keep)
+    for left in root.glob(".making-*"):  # by a run that was stopped
+        rmtree(left)
+    evaluator = _judge(context).evaluator(exact=True)
+    frames: list[NDArray[np.uint8]] = []
+    context.progress.start("export", len(chosen))
+    every: list[Artifact] = []
+    for candidate in chosen:
+        record = root / f"{candidate.architecture}.json"
+        if not record.exists():
+            frames = frames or some_frames(
+                context.dataset().splits["train"].images, QUANTIZATION_FRAMES, settings.seed
+            )
+            architecture = Architecture.parse(candidate.architecture)
+            made = _export_one(context, evaluator, space, architecture, frames)
+            write_text(record, Artifacts(artifacts=tuple(made)).model_dump_json(indent=2) + "\n")
+        done = Artifacts.model_validate_json(record.read_text()).artifacts
+        every += done
+        context.progress.advance(1, candidate.architecture)
+    index = folder.path("export", "artifacts.json")
+    write_text(index, Artifacts(artifacts=tuple(every)).model_dump_json(indent=2) + "\n")
+    return [index, *(root / "models" / artifact.folder / "1" / "model.onnx" for artifact in every)]
+
+
+def _export_one(
+    context: Context,
+    evaluator: SubnetEvaluator,
+    space: Space,
+    architecture: Architecture,
+    frames: Sequence[NDArray[np.uint8]],
+) -> list[Artifact]:
+    settings, root = context.settings, context.folder.root / "export"
+    cost, wh = space.cost(architecture), space.resolution_wh(architecture)
+    made: list[Artifact] = []
+    with TemporaryDirectory(dir=root, prefix=".making-") as temporary:
+        files = model_files(
+            evaluator, architecture, wh, frames, settings.precisions, settings.quantization, Path(temporary)
+        )
+        for precision, file in files.items():
+            name = f"{short_name(architecture, space)}-{precision}"
+            folder = f"{name}-{digest_of(file)[:8]}"
+            target = root / "models" / folder / "1" / "model.onnx"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(file, target)  # f32 and bf16 are one file run in two ways
+            made.append(
+                Artifact(
+                    name=name,
+                    architecture=architecture.name,
+                    resolution_wh=wh,
+                    precision=precision,
+                    parameters=cost.parameters,
+                    macs=cost.macs,
+                    nms_iou=settings.nms_iou,
+                    folder=folder,
+                )
+            )
+    return made
+
+
+def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTable:
+    """Return the run's latency table: the one given or measured before, else measured now."""
+    settings = context.settings
+    path = context.folder.path("explore", "latency_table.json")
+    if path.exists():
+        return predict_latency.LatencyTable.parse(path.read_text(), str(path))
+    if settings.latency_table is not None:
+        given = context.folder.root / "tables" / f"{settings.latency_table}.json"
+        table = predict_latency.LatencyTable.parse(given.read_text(), str(given))
+    else:
+        runtime, precision = settings.runtimes[0], settings.latency_precision
+        if not supports(runtime, precision):
+            raise RunError(f"latency_precision: {runtime} does not run {precision} on this machine")
+        table = predict_latency.measure_table(
+            space,
+            predict_latency.subnets_to_measure(space, settings.latency_subnets, settings.seed),
+            partial(_measured_p50_ms, context, space),
+            runtime=runtime,
+            precision=precision,
+            environment=environment(),
+        )
+    write_text(path, table.model_dump_json(indent=2) + "\n")
+    return table
+
+
+def _measured_p50_ms(context: Context, space: Space, architectures: Sequence[Architecture]) -> list[float]:
+    """Export subnets and measure them on the first runtime, one thread, in interleaved rounds."""
+    settings = context.settings
+    evaluator = _judge(context).evaluator(exact=False)
+    frames = some_frames(context.dataset().splits["train"].images, _TABLE_FRAMES, settings.seed)
+    engine = make_engine(settings.runtimes[0], threads=1, parallelism=1)
+    variants: list[Variant] = []
+    context.progress.start("latency of some subnets: export", len(architectures))
+    with TemporaryDirectory(dir=context.folder.path("explore"), prefix=".latency-") as temporary:
+        for architecture in architectures:
+            folder = Path(temporary) / architecture.name
+            folder.mkdir()
+            files = model_files(
+                evaluator, architecture, space.resolution_wh(architecture), frames[:4],
+                (settings.latency_precision,), "minmax", folder,
+            )  # fmt: skip
+            cost = space.cost(architecture)
+            variant = unmeasured(
+                name=architecture.name,
+                architecture=architecture.name,
+                resolution_wh=space.resolution_wh(architecture),
+                precision=settings.latency_precision,
+                parameters=cost.parameters,
+                macs=cost.macs,
+                nms_iou=settings.nms_iou,
+                model=files[settings.latency_precision],
+            )
+            target = Path(temporary) / variant.segments[0].file
+            target.parent.mkdir(parents=True)
+            os.link(files[settings.latency_precision], target)
+            engine.load(Path(temporary), variant)
+            variants.append(variant)
+            context.progress.advance(1)
+        context.progress.start("latency of some subnets: measure", _TABLE_SAMPLES * len(variants))
+        samples = latency_samples_ms(
+            engine, variants, frames, samples=_TABLE_SAMPLES, concurrency=1, seed=settings.seed,
+            progress=context.progress,
+        )  # fmt: skip
+    engine.close()
+    return [float(np.median(samples[variant.name])) for variant in variants]
+
+
+def _judge(context: Context, images: tuple[int, ...] = ()) -> Judge:
+    from search.judging import Judge
+
+    settings = context.settings
+    return Judge(
+        data=settings.data,
+        calibration_share=settings.calibration_share,
+        weights=str(weights_of(context)),
+        images=images,
+        seed=settings.seed,
+        nms_iou=settings.nms_iou,
+    )
