@@ -169,7 +169,7 @@ class OnnxRuntimeEngine:
             }
 
         if not self._wait_turn(timeout_s):
-            raise EngineTimeout(f"no turn for {name!r} within {timeout_s:.4f} s")
+            raise EngineTimeout(f"no turn for {name!r} within {timeout_s} s")
         try:
             return run_chain(loaded.variant, frames, done, run)
         except _ERRORS as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class OpenVinoEngine:
     """Run variants on OpenVINO's CPU plugin.
 
     threads: cores that one inference uses; streams: inferences that run at once (further callers wait for
-    a free request). An inference that has started is not taken back: `timeout_s` bounds the wait for one.
+    a free request). An inference that exceeds `timeout_s` is cancelled at its next operator.
     cache: a folder in which compiled models are kept between processes, None for none.
     """
 
@@ -121,18 +122,19 @@ class OpenVinoEngine:
     ) -> Inference:
         """Run a variant on letterboxed frames uint8 [n, h, w, 3], one after another.
 
-        Raises UnknownVariant, EngineTimeout when no request came free in time, EngineUnavailable when the
-        runtime fails, ValueError on a wrong shape or type.
+        Raises UnknownVariant, EngineTimeout when the answer did not come in time, EngineUnavailable when
+        the runtime fails, ValueError on a wrong shape or type.
         """
         if self._core is None:
             raise EngineUnavailable("the OpenVINO engine is closed")
         loaded = self._loaded.get(name)
         if loaded is None:
             raise UnknownVariant(f"{name!r} is not loaded on OpenVINO")
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             requests = _take(loaded.free, timeout_s)
         except queue.Empty:
-            raise EngineTimeout(f"no free request for {name!r} within {timeout_s:.4f} s") from None
+            raise EngineTimeout(f"no free request for {name!r} within {timeout_s} s") from None
         segments = loaded.variant.segments
 
         def run(index: int, feed: Feed) -> Tensors:
@@ -141,7 +143,10 @@ class OpenVinoEngine:
             held = {key: np.ascontiguousarray(value) for key, value in feed.items()}
             for key, value in held.items():
                 request.set_tensor(key, ov.Tensor(value, shared_memory=True))
-            request.infer()
+            if deadline_s is None:
+                request.infer(share_outputs=True)
+            elif not _infer_until(request, deadline_s):
+                raise EngineTimeout(f"{name!r} was not done within {timeout_s} s")
             return {
                 tensor.name: request.get_tensor(tensor.name).data.copy() for tensor in segments[index].outputs
             }
@@ -177,6 +182,24 @@ def _take(
     if timeout_s is not None and timeout_s <= 0:
         raise queue.Empty
     return free.get(timeout=timeout_s)
+
+
+def _infer_until(request: ov.InferRequest, deadline_s: float) -> bool:
+    """Run a request; returns False when it was cancelled because the deadline passed."""
+    # Whole milliseconds are all that OpenVINO takes; rounding down keeps the promise.
+    left_ms = int((deadline_s - time.monotonic()) * 1e3)
+    if left_ms <= 0:
+        return False
+    request.start_async()
+    if request.wait_for(left_ms):
+        return True
+    request.cancel()
+    try:
+        request.wait()
+    except RuntimeError:
+        # What waiting for a cancelled request raises; without it the request was done in the meantime.
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -117,6 +117,21 @@ def test_threads_may_call_at_once(
     engine.close()
 
 
+def test_an_inference_that_takes_too_long_is_cut(tmp_path: Path) -> None:
+    """OpenVINO cancels what is not done in time, and answers the next call as if nothing had been."""
+    repository = tiny_repository(tmp_path / "repository", 24)
+    variant = repository.frontier.variants[-1]
+    engine = OpenVinoEngine()
+    engine.load(repository.root, variant)
+    whole = engine.infer(variant.name, _zeros(variant, 2)).rows
+    # A millisecond is not enough for two frames of 1536 pixels a side.
+    for _ in range(3):
+        with pytest.raises(EngineTimeout):
+            engine.infer(variant.name, _zeros(variant, 2), timeout_s=0.0015)
+    np.testing.assert_array_equal(engine.infer(variant.name, _zeros(variant, 2), timeout_s=60.0).rows, whole)
+    engine.close()
+
+
 def test_wait_for_a_place_is_bounded(repository: Repository) -> None:
     """A caller whose time is over before a place comes free gets EngineTimeout."""
     for engine in (OpenVinoEngine(), OnnxRuntimeEngine()):
