@@ -1,0 +1,209 @@
+"""Training: resumable to the bit, refusing foreign folders, learning."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from search.augment import AugmentConfig
+from search.batches import BatchPlan, FramePool, make_batch, prefetched
+from search.train import (
+    Progress,
+    StepReport,
+    TrainConfig,
+    TrainError,
+    load_supernet,
+    rate_factor,
+    space_from_json,
+    space_to_json,
+    subnets_of,
+    train,
+)
+from tests.search.tiny import TINY, tiny_dataset
+
+CONFIG = TrainConfig(steps=6, batch_size=2, threads=1, checkpoint_every_s=0.0)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = (torch.load(path, weights_only=True)["weights"] for path in (a, b))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupting(at: int) -> Progress:
+    def progress(report: StepReport) -> None:
+        if report.step == at:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_interrupted_training_ends_with_the_same_bits(tmp_path: Path, at: int) -> None:
+    """A training interrupted after any step and started again ends with the weights of an uninterrupted
+    one."""
+    dataset = tiny_dataset(tmp_path)
+    whole = train(CONFIG, TINY, dataset, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(CONFIG, TINY, dataset, tmp_path / "cut", interrupting(at))
+    resumed = train(CONFIG, TINY, dataset, tmp_path / "cut")
+    assert same_weights(whole.weights, resumed.weights)
+    curves = [
+        [
+            {name: value for name, value in json.loads(line).items() if name != "seconds"}
+            for line in result.history.read_text().splitlines()
+        ]
+        for result in (whole, resumed)
+    ]
+    assert curves[0] == curves[1]
+    assert [row["step"] for row in curves[0]] == list(range(6))
+
+
+CHILD = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from search.train import train
+from tests.search.test_train import CONFIG
+from tests.search.tiny import TINY, tiny_dataset
+folder = Path(sys.argv[1])
+config = replace(CONFIG, steps=60,
+        learning_rate=5e-30)
+train(config, TINY, tiny_dataset(folder), folder / "cut", lambda report: print(report.step, flush=True))
+"""
+
+
+def test_a_killed_process_leaves_a_resumable_folder(tmp_path: Path) -> None:
+    """After SIGKILL at a step boundary or anywhere else the same call goes on from the last checkpoint."""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) == 3:
+                child.send_signal(signal.SIGKILL)
+                break
+    steps: list[int] = []
+
+    def progress(report: StepReport) -> None:
+        steps.append(report.step)
+        if len(steps) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(replace(CONFIG, steps=60,
+        learning_rate=5e-30), TINY, tiny_dataset(tmp_path), tmp_path / "cut", progress)
+    assert steps[0] >= 4
+
+
+def test_a_finished_training_returns_at_once(tmp_path: Path) -> None:
+    """Calling again after the end trains nothing and returns the same result."""
+    dataset = tiny_dataset(tmp_path)
+    first = train(CONFIG, TINY, dataset, tmp_path / "run")
+    again = train(CONFIG, TINY, dataset, tmp_path / "run", interrupting(0))
+    assert first == again
+    assert first.steps == 6
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    """A folder of a run with another configuration or data set is not continued; threads do not matter."""
+    dataset = tiny_dataset(tmp_path)
+    train(CONFIG, TINY, dataset, tmp_path / "run")
+    train(replace(CONFIG, workers=2, checkpoint_every_s=9.0), TINY, dataset, tmp_path / "run")
+    with pytest.raises(TrainError, match="another"):
+        train(replace(CONFIG, seed=1), TINY, dataset, tmp_path / "run")
+    with pytest.raises(TrainError, match="another"):
+        train(CONFIG, TINY, replace(dataset, fingerprint="other"), tmp_path / "run")
+
+
+def test_a_budget_in_minutes_ends(tmp_path: Path) -> None:
+    """A budget in minutes ends at a step boundary with the schedule at its end, and is not reopened."""
+    config = replace(CONFIG, steps=None, minutes=0.01, random_subnets=0)
+    result = train(config, TINY, tiny_dataset(tmp_path), tmp_path / "run")
+    assert result.seconds >= 0.6
+    rows = [json.loads(line) for line in result.history.read_text().splitlines()]
+    assert len(rows) == result.steps
+    assert rows[-1]["share"] < 1.0
+    assert rows[-1]["learning_rate"] < rows[len(rows) // 2]["learning_rate"]
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    """Sixty steps without mosaics bring the loss down."""
+    config = replace(
+        CONFIG,
+        steps=60,
+        learning_rate=5e-3,
+        batch_size=4,
+        dtype="float32",
+        augment=AugmentConfig(mosaic=0),
+        checkpoint_every_s=60.0,
+    )
+    reports: list[StepReport] = []
+    train(config, TINY, tiny_dataset(tmp_path, train=2), tmp_path / "run", reports.append)
+    total = [report.classes + report.boxes for report in reports]
+    assert np.mean(total[-5:]) < 0.9 * np.mean(total[:5])
+
+
+def test_weights_load_as_the_space_says(tmp_path: Path) -> None:
+    """What training left loads as a supernet of the same space."""
+    result = train(CONFIG, TINY, tiny_dataset(tmp_path), tmp_path / "run")
+    assert load_supernet(result.weights).space == TINY
+    assert space_from_json(space_to_json(TINY)) == TINY
+
+
+def test_the_sandwich_has_both_ends() -> None:
+    """Every step trains the largest first, the smallest, and random subnets, all at the step's resolution."""
+    archs = subnets_of(replace(CONFIG, random_subnets=2), TINY, 3, 64)
+    assert archs[0] == replace(TINY.largest, resolution=64)
+    assert archs[1] == replace(TINY.smallest, resolution=64)
+    assert len(set(archs)) == len(archs)
+    assert {arch.resolution for arch in archs} == {64}
+
+
+def test_batches_are_pure_and_threads_keep_order(tmp_path: Path) -> None:
+    """A batch depends on seed and step alone; worker threads neither reorder nor change batches."""
+    pool = FramePool(tiny_dataset(tmp_path).splits["train"], long_side=96)
+    plans = [BatchPlan(step, (64, 64), AugmentConfig()) for step in range(8)]
+    alone = [make_batch(pool, plan, seed=1, size=3) for plan in plans]
+    shared = list(prefetched(iter(plans), lambda p: make_batch(pool, p, seed=1, size=3), workers=3))
+    assert [batch.plan.step for batch in shared] == list(range(8))
+    for one, other in zip(alone, shared, strict=True):
+        assert np.array_equal(one.frames, other.frames)
+        assert np.array_equal(one.boxes_xyxy, other.boxes_xyxy)
+    assert not np.array_equal(alone[0].frames, alone[1].frames)
+
+
+def test_large_frames_are_kept_small(tmp_path: Path) -> None:
+    """Frames beyond the pool's long side are scaled down with their boxes; nothing changes when none are
+    kept."""
+    split = tiny_dataset(tmp_path).splits["train"]
+    small = FramePool(split, long_side=48).sample(0)
+    full = FramePool(split, long_side=96, cache_bytes=0).sample(0)
+    assert small.image.shape == (40, 48, 3)
+    assert np.allclose(small.boxes_xyxy * 2, full.boxes_xyxy)
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    """The learning rate rises over the warm-up and falls to a hundredth."""
+    factors = [rate_factor(share, 0.1) for share in np.linspace(0, 1, 101)]
+    assert int(np.argmax(factors)) == 10
+    assert factors[-1] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(None, None), (1, 1.0), (0, None), (None, -1.0)])
+def test_one_budget_is_needed(steps: int | None, minutes: float | None) -> None:
+    """Exactly one positive budget must be given."""
+    with pytest.raises(ValueError, match=r"budget|exactly"):
+        TrainConfig(steps=steps, minutes=minutes)
