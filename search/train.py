@@ -234,7 +234,7 @@ class _Run:
         self.step = 0
         self.seconds = 0.0
         self.rows: list[str] = []
-        self.saved_at = time.monotonic()
+        self.saved_at = self.ticked_at = time.monotonic()
 
     @property
     def finished(self) -> bool:
@@ -264,8 +264,7 @@ class _Run:
             step += 1
 
     def advance(self, batch: Batch) -> StepReport:
-        """Train one step on its batch."""
-        started = time.monotonic()
+        """Train one step on its batch; its time counts from the end of the step before, waiting included."""
         config, share = self.config, self.share
         rate = config.learning_rate * rate_factor(share, config.warmup_share)
         for group in self.optimizer.param_groups:
@@ -282,7 +281,8 @@ class _Run:
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.weights, 1.0 - decay)
         self.step += 1
-        spent = time.monotonic() - started
+        now = time.monotonic()
+        spent, self.ticked_at = now - self.ticked_at, now
         self.seconds += spent
         report = StepReport(self.step - 1, share, classes, boxes, others, rate, resolution, spent)
         self.rows.append(json.dumps(asdict(report)))
@@ -313,7 +313,8 @@ class _Run:
         os.replace(partial, path)
 
     def resume(self) -> None:
-        """Take up the checkpoint where there is one."""
+        """Take up the checkpoint where there is one, and start the clock."""
+        self.ticked_at = time.monotonic()
         path = self.out_dir / CHECKPOINT_FILE
         if not path.exists():
             return
