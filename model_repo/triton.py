@@ -4,7 +4,8 @@ A Triton model is named after the variant's folder, which carries its digest. Pl
 
   onnxruntime  the ONNX file on Triton's ONNX Runtime backend; on GPUs through its TensorRT accelerator
   tensorrt     engine plans, one per compute capability, built on the target GPU by the commands in BUILD.txt
-  openvino     the ONNX file on Triton's OpenVINO backend
+  openvino     the ONNX file on Triton's OpenVINO backend; that backend can be told to compute in bf16 but
+               not to compute in f32, which CPUs with AMX then do not: there, take python for exact answers
   python       a self-contained model.py that runs OpenVINO or ONNX Runtime; the only one for variants of
                several segments, because the others serve one file per model
 """

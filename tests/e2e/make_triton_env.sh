@@ -13,6 +13,7 @@ if [ -e "$folder/.complete" ] && [ "$folder/.complete" -nt "$0" ]; then
     echo "Triton's environment is complete: $folder"
     exit 0
 fi
+mkdir -p "$folder"
 if [ "$(uname -s)-$(uname -m)" != "Linux-x86_64" ]; then
     echo "No Triton here: the wheel is for Linux on x86_64. Its tests will be skipped."
     exit 0

@@ -63,6 +63,7 @@ def run_triton(
     site = environment / "lib" / "python3.11" / "site-packages"
     server = site / "pytriton" / "tritonserver"
     grpc_port, http_port, metrics_port = _free_ports(3)
+    prefix = f"paretogate-test-{os.getpid()}-{grpc_port}-"
     command = [
         str(server / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -78,7 +79,7 @@ def run_triton(
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics_port}",
         # Each test server has its own; the default prefix would make two of them collide.
-        f"--backend-config=python,shm-region-prefix-name=paretogate-test-{grpc_port}-",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
         "--exit-timeout-secs=5",
     ]
     variables = {
@@ -98,6 +99,9 @@ def run_triton(
             yield TritonServer(url, http_port, metrics_port, process.pid, log)
         finally:
             _stop(process)
+            # A server that was killed leaves its shared memory behind.
+            for region in Path("/dev/shm").glob(f"{prefix}*"):
+                region.unlink(missing_ok=True)
 
 
 def _libpython_folder(environment: Path) -> str:
