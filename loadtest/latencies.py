@@ -37,15 +37,17 @@ class Latencies:
         histogram = HdrHistogram(1, _HIGHEST_US, _DIGITS)
         for time_ms in times:
             histogram.record_value(min(round(time_ms * _US_PER_MS), _HIGHEST_US))
-        at = histogram.get_percentile_to_value_dict([50.0, 90.0, 99.0, 99.9])
+        in_us = histogram.get_percentile_to_value_dict([50.0, 90.0, 99.0, 99.9])
+        # A bucket is told by its upper edge, which may lie a little above the slowest time in it.
+        at = {percentile: min(value / _US_PER_MS, max(times)) for percentile, value in in_us.items()}
         # The library walks its whole range for mean and maximum; both are exact and quicker from the times.
         return cls(
             count=len(times),
             mean_ms=sum(times) / len(times),
-            p50_ms=at[50.0] / _US_PER_MS,
-            p90_ms=at[90.0] / _US_PER_MS,
-            p99_ms=at[99.0] / _US_PER_MS,
-            p999_ms=at[99.9] / _US_PER_MS,
+            p50_ms=at[50.0],
+            p90_ms=at[90.0],
+            p99_ms=at[99.0],
+            p999_ms=at[99.9],
             max_ms=max(times),
             hdr=histogram.encode().decode("ascii"),
         )

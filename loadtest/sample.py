@@ -3,8 +3,8 @@
 Every request of a schedule ends in exactly one outcome:
 
   answered    detections came back, in time or late
-  shed        the gateway refused it: overload, or a budget that nothing can meet
-  rejected    the gateway called it malformed (a mistake of the caller)
+  shed        the gateway refused it because of its load; later it might have been answered
+  rejected    the gateway called the request at fault: malformed, or a budget that nothing can meet
   failed      the gateway or the connection broke
   timed_out   no answer within the generator's own limit
   unsent      the generator had too many requests open and did not send it (the run says nothing then)

@@ -121,7 +121,10 @@ class Axes:
 
 def share_bar(shares: Sequence[tuple[str, float, str]], width: float = 720.0) -> str:
     """Return one stacked bar of (label, share, css class); shares add up to 1."""
-    parts = [f'<svg class="bar" viewBox="0 0 {width:g} 26" role="img" aria-label="shares">']
+    parts = [
+        f'<svg class="bar" viewBox="0 0 {width:g} 26" preserveAspectRatio="none"'
+        ' role="img" aria-label="shares">'
+    ]
     left = 0.0
     for label, share, css in shares:
         span = share * width

@@ -1,0 +1,233 @@
+"""The demonstration: rendered frames, a real gateway, real load, one table row per operating point.
+
+Frames and gateway come from `python -m search render` and `python -m router`, run as processes of their own:
+a load test knows a gateway by its address alone. Whatever was started is stopped by its PID.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.frames import Frame, read_frames
+from loadtest.gateway import connect
+from loadtest.runner import Limits, Request
+from loadtest.schedule import poisson_ns
+from loadtest.session import Run, run_and_judge
+from loadtest.verdict import Conditions
+
+_HOST = "127.0.0.1"
+_RENDER_S = 120.0
+_START_S = 60.0
+_STOP_S = 15.0
+_POLL_S = 0.1
+# The demonstration judges nothing: answers are shown whatever they took.
+_SHOWN = Conditions(budget_ms=1_000.0)
+
+
+class DemoError(RuntimeError):
+    """The demonstration cannot go on; the message says what failed and shows its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What to show. `frames` is a folder to use instead of rendering; port 0 takes a free one."""
+
+    repo: Path
+    frames: Path | None
+    count: int
+    rate_hz: float
+    seed: int
+    port: int
+    leave_running: bool
+
+
+def show(settings: DemoSettings, console: Console) -> None:
+    """Run the demonstration; with `leave_running` it ends when the gateway does or on Ctrl-C.
+
+    Raises DemoError when a step fails or a frame gets no answer, and what reading frames raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="paretogate-demo-") as scratch:
+        folder = settings.frames or _render(settings, Path(scratch) / "frames", console)
+        frames = read_frames(folder, settings.count)
+        port = settings.port or free_port()
+        with _gateway(settings.repo, port, Path(scratch) / "gateway.log") as process:
+            url = f"http://{_HOST}:{port}"
+            _wait_until_ready(process, url, Path(scratch) / "gateway.log")
+            console.print(f"gateway on {url}, pid {process.pid}, repository {settings.repo}")
+            runs = asyncio.run(_load_every_point(url, frames, settings))
+            console.print(_table(runs))
+            _print_address(console, url, folder / frames[0].file_name, runs[-1][0])
+            _check(runs)
+            if settings.leave_running:
+                _wait_for_the_end(process, console)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _render(settings: DemoSettings, folder: Path, console: Console) -> Path:
+    began_s = time.monotonic()
+    command = [
+        sys.executable, "-m", "search", "render",
+        "--out", str(folder), "--frames", f"test={settings.count}", "--seed", str(settings.seed),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_RENDER_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(f"rendering took longer than {_RENDER_S:g} s") from error
+    if done.returncode != 0:
+        raise DemoError(f"rendering failed with status {done.returncode}:\n{_tail(done.stderr)}")
+    console.print(f"rendered {settings.count} frames of the belt in {time.monotonic() - began_s:.1f} s")
+    return folder / "test"
+
+
+@contextmanager
+def _gateway(repo: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [
+        sys.executable, "-m", "router",
+        "--repo", str(repo), "--host", _HOST, "--port", str(port), "--grpc-port", "0",
+    ]  # fmt: skip
+    with log.open("wb") as stream, _termination_as_exit():
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the gateway in order.
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def _termination_as_exit() -> Iterator[None]:
+    """Make SIGTERM unwind the stack, so that the gateway is stopped then as well."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    give_up_s = time.monotonic() + _START_S
+    while time.monotonic() < give_up_s:
+        if process.poll() is not None:
+            raise DemoError(f"the gateway ended with status {process.returncode}:\n{_last_words(log)}")
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=1.0):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL_S)
+    raise DemoError(
+        f"the gateway was not ready after {_START_S:g} s:\n{_tail(log.read_text(errors='replace'))}"
+    )
+
+
+async def _load_every_point(
+    url: str, frames: Sequence[Frame], settings: DemoSettings
+) -> tuple[tuple[str, Run], ...]:
+    target = connect(url, "http", timeout_s=Limits().timeout_s)
+    try:
+        runs = []
+        for point in (await target.describe()).operating_points:
+            # Each point meets the same frames at the same moments.
+            arrivals = poisson_ns(settings.rate_hz, len(frames), np.random.default_rng(settings.seed))
+            request = Request(operating_point=point)
+            runs.append(
+                (point, await run_and_judge(target, frames, arrivals, request, Limits(), _SHOWN, point))
+            )
+        return tuple(runs)
+    finally:
+        await target.close()
+
+
+def _table(runs: Sequence[tuple[str, Run]]) -> Table:
+    table = Table("operating point", "plan", "frames", "escalated", "p50 ms", "p99 ms", "mAP", "mAP@.5")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for point, run in runs:
+        verdict = run.verdict
+        plans = ", ".join(dict.fromkeys(group.plan for group in verdict.groups))
+        latency, accuracy = verdict.latency, verdict.accuracy
+        table.add_row(
+            point,
+            plans or "–",
+            str(verdict.requests),
+            f"{verdict.escalated:.0%}",
+            f"{latency.p50_ms:.1f}" if latency else "–",
+            f"{latency.p99_ms:.1f}" if latency else "–",
+            f"{accuracy.map:.3f}" if accuracy else "–",
+            f"{accuracy.map50:.3f}" if accuracy else "–",
+        )
+    return table
+
+
+def _print_address(console: Console, url: str, frame: Path, point: str) -> None:
+    console.print(
+        f"the gateway listens on {url} (API: {url}/openapi.json, metrics: {url}/metrics); for instance:"
+    )
+    console.print(
+        f"  curl -s --data-binary @{frame} -H 'Content-Type: image/{_subtype(frame)}'"
+        f" -H 'X-Operating-Point: {point}' -H 'X-Latency-Budget-Ms: 200' {url}/v1/detect",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _subtype(frame: Path) -> str:
+    return "png" if frame.suffix.lower() == ".png" else "jpeg"
+
+
+def _check(runs: Sequence[tuple[str, Run]]) -> None:
+    for point, run in runs:
+        if run.verdict.details:
+            reason, _ = run.verdict.details[0]
+            lost = sum(not sample.answered for sample in run.samples)
+            raise DemoError(f"{lost} of {run.verdict.requests} frames got no answer at {point!r}: {reason}")
+
+
+def _wait_for_the_end(process: subprocess.Popen[bytes], console: Console) -> None:
+    console.print("Ctrl-C ends it")
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        console.print("stopping the gateway")
+        return
+    raise DemoError(f"the gateway ended by itself with status {status}")
+
+
+def _last_words(log: Path) -> str:
+    return _tail(log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _tail(text: str, lines: int = 20) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])
