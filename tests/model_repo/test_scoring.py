@@ -63,13 +63,22 @@ def _reference(truths: list[Truth], predictions: list[Detections]) -> tuple[floa
         x1, y1, x2, y2 = box.astype(np.float64)
         return [x1, y1, x2 - x1, y2 - y1]
 
-    annotations = [
-        {"image_id": i + 1, "category_id": int(c) + 1, "bbox": xywh(b), "iscrowd": int(k)}
+    labels = [
+        (i, xywh(b), int(c), int(k))
         for i, t in enumerate(truths)
         for b, c, k in zip(t.xyxy, t.label, t.crowd, strict=True)
     ]
-    for number, annotation in enumerate(annotations):
-        annotation |= {"id": number + 1, "area": annotation["bbox"][2] * annotation["bbox"][3]}
+    annotations = [
+        {
+            "id": number + 1,
+            "image_id": i + 1,
+            "category_id": c + 1,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": k,
+        }
+        for number, (i, box, c, k) in enumerate(labels)
+    ]
     found = [
         {"image_id": i + 1, "category_id": int(c) + 1, "bbox": xywh(b), "score": float(s)}
         for i, p in enumerate(predictions)
@@ -105,7 +114,7 @@ def test_perfect_and_silent_answers() -> None:
     perfect = [Detections.make(t.xyxy, np.full(len(t.label), 0.9), t.label) for t in truths]
     table = match(truths, perfect, CLASSES)
     assert score_table(table).map == pytest.approx(1.0)
-    assert best_f1(table) == (1.0, pytest.approx(0.9))
+    assert best_f1(table) == pytest.approx((1.0, 0.9))
     assert image_loss(table, 0.5).max() == 0.0
     silent = match(truths, [Detections.empty()] * 20, CLASSES)
     assert score_table(silent).map == 0.0
