@@ -26,7 +26,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.serving
 
 .venv-triton/.ready: tests/e2e/make_triton_env.sh
-	bash tests/e2e/make_triton_env.sh .venv-triton
+	PYTHON=$(PYTHON) bash tests/e2e/make_triton_env.sh .venv-triton
 	@touch $@
 
 system: ## Install promtool, which checks the alert rules (Debian; skipped where it cannot be)
@@ -53,7 +53,7 @@ wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. router/wire/*.proto
 
 bench: $(VENV)/.dev ## Measure the claims of the README on the demo frontier (about 10 minutes)
-	$(BIN)/python -m search render --out build/conveyor --frames test=800 --seed 7
+	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
 
