@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +25,7 @@ from model_repo.frame import BrokenFrame, FrameError, sniff_wh
 
 ANNOTATIONS: Final = "_annotations.coco.json"
 _HEADER_BYTES: Final = 65536
+_LARGEST: Final = 1e9
 # What a split is called on disk, and what it is called here.
 _SPLIT_NAMES: Final = (
     ("train", "train"),
@@ -205,7 +205,7 @@ def _categories(
     """
     names: dict[int, str] = {}
     groups: set[str] = set()
-    used: set[object] = set()
+    used: set[int] = set()
     for split, document in documents.items():
         path = sources[split].annotations
         for position, row in enumerate(_rows(document, "categories")):
@@ -214,11 +214,18 @@ def _categories(
             if not isinstance(name, str) or not name:
                 raise DataError(f"{path}: categories[{position}]: name: expected a text, got {name!r}")
             if names.setdefault(number, name) != name:
-                raise DataError(f"{path}: categories: id {number} is {name!r} here and {names[number]!r} elsewhere")
+                raise DataError(
+                    f"{path}: categories[{position}]: id {number} is {name!r} here"
+                    f" and {names[number]!r} in another split"
+                )
             parent = row.get("supercategory")
             if isinstance(parent, str) and parent != name:
                 groups.add(parent)
-        used |= {row.get("category_id") for row in _rows(document, "annotations")}
+        used |= {
+            _integer(row, "category_id", f"{path}: annotation {row.get('id')}")
+            for row in _rows(document, "annotations")
+        }
+    files = ", ".join(str(source.annotations) for source in sources.values())
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     classes = [
         (number, name)
@@ -226,9 +233,9 @@ def _categories(
         if number in used or (name not in groups and name not in twice)
     ]
     if len({name for _, name in classes}) != len(classes):
-        raise DataError(f"categories: one name for several ids: {sorted(twice)}")
+        raise DataError(f"{files}: categories: one name for several ids: {sorted(twice)}")
     if not classes:
-        raise DataError("categories: there is none")
+        raise DataError(f"{files}: categories: there is none")
     return classes
 
 
@@ -268,9 +275,7 @@ def _read_split(
             raise DataError(f"{where}: iscrowd: expected 0 or 1, got {crowd!r}")
         labels[_integer(row, "image_id", where)].append((box, index_of[category], bool(crowd)))
     notes += [f"{path}: {count} boxes {what}" for what, count in counts.items() if count]
-    return tuple(
-        _image(source, number, row, labels[number]) for number, row in sorted(images.items(), key=lambda i: i[0])
-    )
+    return tuple(_image(source, number, images[number], labels[number]) for number in sorted(images))
 
 
 def _box(
@@ -281,7 +286,12 @@ def _box(
         raise DataError(f"{where}: bbox: expected [x, y, width, height], got {value!r}")
     numbers = []
     for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        # Whole numbers have no end in JSON: one may be larger than any float.
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int | float)
+            or not -_LARGEST < number < _LARGEST
+        ):
             raise DataError(f"{where}: bbox: expected finite numbers, got {value!r}")
         numbers.append(float(number))
     x, y, width, height = numbers
@@ -318,8 +328,10 @@ def _image(
     if real != (width, height):
         raise DataError(f"{where}: says {width}x{height}, {path} is {real[0]}x{real[1]}")
     difficulty = row.get("difficulty")
-    if difficulty is not None and not isinstance(difficulty, int | float):
-        raise DataError(f"{where}: difficulty: expected a number, got {difficulty!r}")
+    if difficulty is not None and not (
+        isinstance(difficulty, int | float) and not isinstance(difficulty, bool) and 0.0 <= difficulty <= 1.0
+    ):
+        raise DataError(f"{where}: difficulty: expected a number from 0 to 1, got {difficulty!r}")
     rows = list(labels)
     return ImageRecord(
         id=number,
@@ -346,7 +358,9 @@ def _hold_out(train: Split, share: float, seed: int) -> tuple[Split, Split]:
     """Split train into what trains and what calibrates, by a seeded draw of images."""
     count = round(len(train.images) * share)
     if not 0 < count < len(train.images):
-        raise DataError(f"train: {len(train.images)} images are too few to hold {share:.0%} out for calibration")
+        raise DataError(
+            f"train: {len(train.images)} images are too few to hold {share:.0%} out for calibration"
+        )
     held = set(np.random.default_rng(seed).permutation(len(train.images))[:count].tolist())
     return (
         Split("train", tuple(r for i, r in enumerate(train.images) if i not in held)),

@@ -16,7 +16,7 @@ _NOISE_SEED: Final = 20242
 
 
 def build_noise() -> NDArray[np.float32]:
-    """Make a [1280, 1280, 3] tile of unit noise with a little of the colour correlation that demosaicing leaves."""
+    """Make a [1280, 1280, 3] tile of unit noise, its colours a little correlated, as by demosaicing."""
     rng = np.random.default_rng(_NOISE_SEED)
     fine = rng.standard_normal((NOISE_SIDE, NOISE_SIDE, 3), dtype=np.float32)
     shared = rng.standard_normal((NOISE_SIDE, NOISE_SIDE, 1), dtype=np.float32)
@@ -24,8 +24,12 @@ def build_noise() -> NDArray[np.float32]:
     return (mixed / mixed.std()).astype(np.float32)
 
 
-def expose(radiance: NDArray[np.float32], factors: Factors, noise: NDArray[np.float32], rng: np.random.Generator,
-           ) -> NDArray[np.uint8]:
+def expose(
+    radiance: NDArray[np.float32],
+    factors: Factors,
+    noise: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
     """Take the picture of `radiance` ([h, w, 3] RGB float32, 255: white at gain 1) and return it as uint8.
 
     Motion blur is a box of `blur_px` along x with fractional ends, on top of a lens blur that grows with it;
@@ -37,7 +41,7 @@ def expose(radiance: NDArray[np.float32], factors: Factors, noise: NDArray[np.fl
     taps = 3 if lens < 0.6 else 5 if lens < 1.1 else 9
     signal = cv2.GaussianBlur(blurred, (taps, taps), lens) * np.float32(factors.light)
     y0, x0 = (int(v) for v in rng.integers(0, (NOISE_SIDE - height, NOISE_SIDE - width)))
-    level = np.sqrt(cv2.max(signal, 0.0) * np.float32(1 / 128) + np.float32(0.12))
+    level = np.sqrt(np.maximum(signal, np.float32(0)) * np.float32(1 / 128) + np.float32(0.12))
     signal += cv2.multiply(noise[y0 : y0 + height, x0 : x0 + width], level, scale=factors.noise_dn)
     return np.clip(signal + np.float32(0.5), 0, 255).astype(np.uint8)
 
@@ -48,7 +52,9 @@ def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:
     Raises:
         RuntimeError: if the encoder refuses, which no valid frame makes it do.
     """
-    done, buffer = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    done, buffer = cv2.imencode(
+        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
     if not done:
         raise RuntimeError("the JPEG encoder refused a frame")
     return buffer.tobytes()

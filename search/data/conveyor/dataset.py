@@ -1,9 +1,9 @@
 """Rendering whole data sets: resumable, in parallel, COCO annotations last.
 
 Each frame is a function of (seed, split, index), written to a temporary name and renamed. Beside each frame
-stands a small JSON file with its boxes, so that a render that was killed goes on where it stopped; when all
-frames of a split are there, these are folded into `_annotations.coco.json` and removed. A folder that was
-rendered under another seed or schema is refused.
+stands a small JSON file with its boxes, a note, so that a render that was killed goes on where it stopped;
+when all frames of a split are there, the notes are folded into `_annotations.coco.json` and removed. A folder
+that was rendered under another seed or schema is refused.
 """
 
 from __future__ import annotations
@@ -11,23 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
+
+import cv2
 
 from search.data.conveyor.factors import DISTRIBUTIONS, SHIFTS, Shift
 from search.data.conveyor.frames import Frame, Renderer, build_renderer
 from search.data.conveyor.scene import FRAME_WH
 from search.data.conveyor.sequence import shoot_sequence
-from search.data.conveyor.shapes import FASTENERS
+from search.data.conveyor.shapes import CLASS_NAMES
 
 ANNOTATIONS: Final = "_annotations.coco.json"
 RECORD: Final = "conveyor.json"
 _CHUNK: Final = 8
+# Starting a process and handing the sprites over takes as long as rendering about so many frames.
+_FRAMES_PER_PROCESS: Final = 40
+# What a worker process was given when it started.
+_GIVEN: Final[ContextVar[Renderer]] = ContextVar("renderer")
 
 Progress = Callable[[str, int, int], None]
 
@@ -45,11 +52,6 @@ class _Job:
     shift: Shift | None
 
 
-def class_names() -> tuple[str, ...]:
-    """Return the classes in label order."""
-    return tuple(kind.name for kind in FASTENERS)
-
-
 def fingerprint(seed: int, frames: Mapping[str, int], shift: str | None) -> str:
     """Return the sha256 of everything that decides about the pixels and labels."""
     recipe = {
@@ -57,7 +59,7 @@ def fingerprint(seed: int, frames: Mapping[str, int], shift: str | None) -> str:
         "seed": seed,
         "frames": dict(sorted(frames.items())),
         "shift": asdict(SHIFTS[shift]) if shift else None,
-        "classes": class_names(),
+        "classes": CLASS_NAMES,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
@@ -70,30 +72,30 @@ def render_dataset(
     workers: int = 1,
     shift: str | None = None,
     progress: Progress | None = None,
+    renderer: Renderer | None = None,
 ) -> None:
     """Render independent frames into `out`/<split>/, with COCO annotations and `conveyor.json`.
 
-    frames: how many per split (train, calib, valid, test); progress is called with (split, done, total).
+    frames: how many per split (train, calib, valid, test); workers: processes at most, fewer for few frames;
+    progress is called with (split, done, total); renderer: one that was built before, else one is built.
     Raises RenderError on an unknown shift, an empty split, or a folder of another render.
     """
     record = _record(out, frames, seed, shift, kind="independent")
-    for split, count in frames.items():
-        folder = out / split
-        if (folder / ANNOTATIONS).exists():
-            _tell(progress, split, count, count)
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = [i for i in range(count) if not _note(folder, i).exists()]
-        jobs = [
-            _Job(folder, split, tuple(missing[i : i + _CHUNK]), seed, SHIFTS[shift] if shift else None)
-            for i in range(0, len(missing), _CHUNK)
-        ]
-        done = count - len(missing)
-        with _mapper(workers) as run:
-            for finished in run(jobs):
-                done += finished
+    missing = {split: _missing(out / split, count) for split, count in frames.items()}
+    jobs = [
+        _Job(out / split, split, tuple(indices[i : i + _CHUNK]), seed, SHIFTS[shift] if shift else None)
+        for split, indices in missing.items()
+        for i in range(0, len(indices), _CHUNK)
+    ]
+    processes = min(workers, sum(map(len, missing.values())) // _FRAMES_PER_PROCESS)
+    with closing(_run(jobs, processes, renderer)) as finished:
+        for split, count in frames.items():
+            done = count - len(missing[split])
+            _tell(progress, split, done, count)
+            while done < count:
+                done += next(finished)
                 _tell(progress, split, done, count)
-        _fold(folder, split, count)
+            _fold(out / split, split, count)
     _write(out / RECORD, json.dumps(record, indent=1).encode())
 
 
@@ -105,17 +107,21 @@ def render_sequence(
     split: str = "test",
     shift: str | None = None,
     progress: Progress | None = None,
+    renderer: Renderer | None = None,
 ) -> None:
     """Render consecutive frames of one running belt into `out`/<split>/; otherwise like `render_dataset`."""
     record = _record(out, {split: frames}, seed, shift, kind="sequence")
     folder = out / split
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ANNOTATIONS).exists():
-        sequence = shoot_sequence(_renderer(), seed, split, frames, SHIFTS[shift] if shift else None)
-        for index, frame in enumerate(sequence):
+    missing = _missing(folder, frames)
+    _tell(progress, split, frames - len(missing), frames)
+    if missing:
+        shots = shoot_sequence(
+            renderer or build_renderer(), seed, split, missing, SHIFTS[shift] if shift else None
+        )
+        for done, (index, frame) in enumerate(shots, start=frames - len(missing) + 1):
             _save(folder, index, frame)
-            _tell(progress, split, index + 1, frames)
-        _fold(folder, split, frames)
+            _tell(progress, split, done, frames)
+    _fold(folder, split, frames)
     _write(out / RECORD, json.dumps(record, indent=1).encode())
 
 
@@ -138,7 +144,12 @@ def _record(
     }
     started = out / RECORD
     if started.exists():
-        before = json.loads(started.read_text())
+        try:
+            before = json.loads(started.read_bytes())
+        except ValueError as error:
+            raise RenderError(f"{started}: not JSON: {error}") from error
+        if not isinstance(before, dict):
+            raise RenderError(f"{started}: expected an object, got {type(before).__name__}")
         for field in ("kind", "seed", "frames", "shift", "distributions"):
             if before.get(field) != record[field]:
                 raise RenderError(
@@ -153,23 +164,44 @@ def _record(
     return record
 
 
-@lru_cache(maxsize=1)
-def _renderer() -> Renderer:
-    return build_renderer()
+def _missing(folder: Path, count: int) -> list[int]:
+    """Return the frames of a split that are still to be rendered; make its folder if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ANNOTATIONS).exists():
+        return []
+    return [index for index in range(count) if not _note(folder, index).exists()]
 
 
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[list[_Job]], Iterator[int]]]:
-    """Give a function that runs jobs here or in worker processes and yields how many frames each made."""
-    if workers <= 1:
-        yield lambda jobs: map(_render_job, jobs)
+def _run(jobs: Sequence[_Job], processes: int, renderer: Renderer | None) -> Generator[int, None, None]:
+    """Run jobs in order, here or in worker processes; yield how many frames each made."""
+    if not jobs:
         return
-    with ProcessPoolExecutor(workers) as pool:
-        yield lambda jobs: pool.map(_render_job, jobs)
+    renderer = renderer or build_renderer()
+    if processes <= 1:
+        for job in jobs:
+            yield _render(job, renderer)
+        return
+    # Spawned, not forked: OpenCV and the caller may have threads, whose locks a fork would copy as they are.
+    pool = ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_receive, initargs=(renderer,)
+    )
+    try:
+        yield from pool.map(_render_given, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _render_job(job: _Job) -> int:
-    renderer = _renderer()
+def _receive(renderer: Renderer) -> None:
+    """Begin a worker process."""
+    cv2.setNumThreads(1)
+    _GIVEN.set(renderer)
+
+
+def _render_given(job: _Job) -> int:
+    return _render(job, _GIVEN.get())
+
+
+def _render(job: _Job, renderer: Renderer) -> int:
     for index in job.indices:
         _save(job.folder, index, renderer.render(job.seed, job.split, index, job.shift))
     return len(job.indices)
@@ -187,8 +219,16 @@ def _save(folder: Path, index: int, frame: Frame) -> None:
 
 
 def _fold(folder: Path, split: str, count: int) -> None:
-    """Fold the notes of a split into its COCO file, then remove them."""
-    images, annotations = [], []
+    """Fold the notes of a split into its COCO file, then remove them; what is done already stays as it is."""
+    if not (folder / ANNOTATIONS).exists():
+        _write(folder / ANNOTATIONS, json.dumps(_coco(folder, split, count)).encode())
+    for index in range(count):
+        _note(folder, index).unlink(missing_ok=True)
+
+
+def _coco(folder: Path, split: str, count: int) -> dict[str, object]:
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for index in range(count):
         note = json.loads(_note(folder, index).read_text())
         images.append(
@@ -212,15 +252,12 @@ def _fold(folder: Path, split: str, count: int) -> None:
                     "iscrowd": crowd,
                 }
             )
-    document = {
+    return {
         "info": {"description": f"rendered conveyor frames, {split}"},
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(class_names())],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)],
         "images": images,
         "annotations": annotations,
     }
-    _write(folder / ANNOTATIONS, json.dumps(document).encode())
-    for index in range(count):
-        _note(folder, index).unlink()
 
 
 def _file_name(index: int) -> str:

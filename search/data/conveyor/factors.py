@@ -1,17 +1,18 @@
 """The factors that make a frame hard, their distributions, and the shifts for drift work.
 
-Each factor is drawn on its own from a Kumaraswamy distribution on [low, high], which is shaped like a Beta but
-has a closed form both ways:
+Each factor is drawn on its own from a Kumaraswamy distribution on [low, high], which is shaped like a Beta
+but has a closed form both ways:
 
     F(x) = 1 - (1 - x^a)^b        x = (1 - (1 - u)^(1/b))^(1/a)        value = low + (high - low) x
 
-so a frame's factor values give back their quantiles exactly. The *hardness* of a factor is its quantile, counted
-from the easy end. A frame's scalar difficulty is
+so a frame's factor values give back their quantiles exactly. The *hardness* of a factor is its quantile,
+counted from the easy end. A frame's scalar difficulty is
 
     difficulty = sum_k  weight_k * hardness_k^2,        sum_k weight_k = 1
 
-in [0, 1] and increasing in each hardness; the square lets one bad factor count for more than two middling ones,
-as it does for a detector. The numbers are part of the data set: changing one means a new `SCHEMA_VERSION`.
+in [0, 1] and increasing in each hardness; the square lets one bad factor count for more than two middling
+ones, as it does for a detector. The numbers are part of the data set: changing one means a new
+`SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class Distribution:
 class Factors:
     """What was drawn for one frame.
 
-    clutter and occlusion are shares in [0, 1] that steer how many things lie on the belt and how many of them lie
-    on others; scale is the camera's magnification (1: a bolt is about 112 px long at 640x480); blur_px is the
-    length of the motion blur along the belt; light is the exposure gain; noise_dn is the standard deviation of the
-    sensor noise at middle grey, in 8-bit steps.
+    clutter and occlusion are shares in [0, 1] that steer how many things lie on the belt and how many of them
+    lie on others; scale is the camera's magnification (1: a bolt is about 112 px long at 640x480); blur_px is
+    the length of the motion blur along the belt; light is the exposure gain; noise_dn is the standard
+    deviation of the sensor noise at middle grey, in 8-bit steps.
     """
 
     clutter: float
@@ -98,7 +99,8 @@ class Distributions:
     def difficulty(self, factors: Factors) -> float:
         """Return the scalar difficulty in [0, 1]; the module docstring states the formula."""
         total = sum(
-            self.of(name).weight * self.of(name).hardness(getattr(factors, name)) ** 2 for name in FACTOR_NAMES
+            self.of(name).weight * self.of(name).hardness(getattr(factors, name)) ** 2
+            for name in FACTOR_NAMES
         )
         return float(min(1.0, total))
 

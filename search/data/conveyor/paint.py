@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,10 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from search.data.conveyor.belt import BeltView, build_belts, show
+from search.data.conveyor.belt import BELT_COUNT, BeltView, build_belt, show
 from search.data.conveyor.light import ENVIRONMENT_SIDE, Lighting, environment, illumination
 from search.data.conveyor.scene import FRAME_WH, Chip, Part, Scene, Swarf, warp
-from search.data.conveyor.sprites import Library, build_library
+from search.data.conveyor.shapes import KINDS
+from search.data.conveyor.sprites import Library, build_sprites
 
 _SHIFT: Final = 4  # OpenCV draws at 1/16 pixel
 _SUB: Final = 1 << _SHIFT
@@ -48,17 +50,24 @@ class Studio:
     belts: tuple[NDArray[np.uint8], ...]
 
 
-def build_studio() -> Studio:
-    """Build sprites and belts; about two seconds."""
-    return Studio(build_library(), build_belts())
+def build_studio(pool: Executor) -> Studio:
+    """Build sprites and belts on the threads of `pool`."""
+    belts = [pool.submit(build_belt, index) for index in range(BELT_COUNT)]
+    sprites = {name: pool.submit(build_sprites, kind) for name, kind in KINDS.items()}
+    library = {name: future.result() for name, future in sprites.items()}
+    return Studio(library, tuple(future.result() for future in belts))
 
 
-def paint(studio: Studio, scene: Scene, view: BeltView, lighting: Lighting,
-          ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+def paint(
+    studio: Studio,
+    scene: Scene,
+    view: BeltView,
+    lighting: Lighting,
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     """Paint a scene before the camera.
 
-    Return the radiance, [480, 640, 3] RGB float32 with 255 for white, and the index in `scene.parts` of the part
-    that each pixel shows, [480, 640] int16, -1 for the belt.
+    Return the radiance, [480, 640, 3] RGB float32 with 255 for white, and the index in `scene.parts` of the
+    part that each pixel shows, [480, 640] int16, -1 for the belt.
     """
     ground = show(studio.belts, view, FRAME_WH)
     for seam in scene.seams_px:
@@ -75,11 +84,19 @@ def paint(studio: Studio, scene: Scene, view: BeltView, lighting: Lighting,
     for index, part in enumerate(scene.parts):
         _paint_part(canvas, owner, index, part, studio.library, mirrors, sun)
     field = illumination(lighting)
-    return cv2.multiply(canvas, cv2.merge([field * np.float32(tint) for tint in lighting.tint_rgb])), owner
+    tinted = cv2.merge([field * np.float32(tint) for tint in lighting.tint_rgb])
+    return cv2.multiply(canvas, tinted).astype(np.float32, copy=False), owner
 
 
-def _paint_part(canvas: NDArray[np.float32], owner: NDArray[np.int16], index: int, part: Part, library: Library,
-                mirrors: tuple[NDArray[np.float32], NDArray[np.float32]], sun_rad: float) -> None:
+def _paint_part(
+    canvas: NDArray[np.float32],
+    owner: NDArray[np.int16],
+    index: int,
+    part: Part,
+    library: Library,
+    mirrors: tuple[NDArray[np.float32], NDArray[np.float32]],
+    sun_rad: float,
+) -> None:
     sprite = library[part.kind][part.variant]
     level = sprite.level_for(part.long_px)
     reach = part.long_px * sprite.thickness
@@ -135,20 +152,22 @@ def _paint_seam(ground: NDArray[np.uint8], x_px: float, scale: float) -> None:
     tone = ground[:, max(0, min(FRAME_WH[0] - 1, int(x_px)))].mean(axis=0)
     dark = tuple(float(v) for v in tone * 0.55)
     lip = tuple(float(v) for v in np.minimum(tone * 1.18 + 6, 255))
-    thick = max(1, int(round(2.2 * scale)))
-    cv2.polylines(ground, [_points(line + (1.6 * scale, 0))], False, lip, 1, cv2.LINE_AA, _SHIFT)
+    thick = max(1, round(2.2 * scale))
+    cv2.polylines(ground, [_points(line + np.array((1.6 * scale, 0.0)))], False, lip, 1, cv2.LINE_AA, _SHIFT)
     cv2.polylines(ground, [_points(line)], False, dark, thick, cv2.LINE_AA, _SHIFT)
 
 
 def _paint_chip(ground: NDArray[np.uint8], chip: Chip) -> None:
-    outline = np.array(chip.outline_px) + (chip.x_px, chip.y_px)
+    outline = np.array(chip.outline_px) + np.array((chip.x_px, chip.y_px))
     x, y = int(np.clip(chip.x_px, 0, FRAME_WH[0] - 1)), int(np.clip(chip.y_px, 0, FRAME_WH[1] - 1))
     under = tuple(float(v) * 0.5 for v in ground[y, x])
-    cv2.fillConvexPoly(ground, _points(outline + (1.5, 2.0)), under, cv2.LINE_AA, _SHIFT)
+    cv2.fillConvexPoly(ground, _points(outline + np.array((1.5, 2.0))), under, cv2.LINE_AA, _SHIFT)
     cv2.fillConvexPoly(ground, _points(outline), chip.rgb, cv2.LINE_AA, _SHIFT)
     centre = outline.mean(axis=0)
     lit = tuple(min(255.0, 1.16 * v + 6) for v in chip.rgb)
-    cv2.fillConvexPoly(ground, _points(centre + (outline - centre) * 0.6 - (0.7, 0.7)), lit, cv2.LINE_AA, _SHIFT)
+    cv2.fillConvexPoly(
+        ground, _points(centre + (outline - centre) * 0.6 - (0.7, 0.7)), lit, cv2.LINE_AA, _SHIFT
+    )
 
 
 def _paint_swarf(ground: NDArray[np.uint8], curl: Swarf) -> None:
@@ -157,10 +176,12 @@ def _paint_swarf(ground: NDArray[np.uint8], curl: Swarf) -> None:
     turn = np.deg2rad(curl.turn_deg)
     ex, ey = curl.axes_px[0] * np.cos(sweep) * shrink, curl.axes_px[1] * np.sin(sweep) * shrink
     points = np.stack([ex * np.cos(turn) - ey * np.sin(turn), ex * np.sin(turn) + ey * np.cos(turn)], axis=1)
-    points = points + (curl.x_px, curl.y_px)
+    points = points + np.array((curl.x_px, curl.y_px))
     x, y = int(np.clip(curl.x_px, 0, FRAME_WH[0] - 1)), int(np.clip(curl.y_px, 0, FRAME_WH[1] - 1))
     under = tuple(float(v) * 0.55 for v in ground[y, x])
-    cv2.polylines(ground, [_points(points + (1.2, 1.6))], False, under, 2, cv2.LINE_AA, _SHIFT)
+    cv2.polylines(ground, [_points(points + np.array((1.2, 1.6)))], False, under, 2, cv2.LINE_AA, _SHIFT)
     bright = (float(curl.bright), float(curl.bright), float(min(255, curl.bright + 6)))
     cv2.polylines(ground, [_points(points[:14])], False, bright, 2, cv2.LINE_AA, _SHIFT)
-    cv2.polylines(ground, [_points(points[13:])], False, tuple(0.6 * v for v in bright), 2, cv2.LINE_AA, _SHIFT)
+    cv2.polylines(
+        ground, [_points(points[13:])], False, tuple(0.6 * v for v in bright), 2, cv2.LINE_AA, _SHIFT
+    )

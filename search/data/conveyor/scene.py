@@ -26,8 +26,8 @@ _ATTEMPTS: Final = 24
 class Part:
     """One thing on the belt: which sprite, where, how it lies, and what it is made of.
 
-    label is the class index, or -1 for litter. x_px, y_px: centre; long_px: length of the long side; angle_rad:
-    rotation; stretch: width over the variant's own; tilt: foreshortening (1: flat) along tilt_rad.
+    label is the class index, or -1 for litter. x_px, y_px: centre; long_px: length of the long side;
+    angle_rad: rotation; stretch: width over the variant's own; tilt: foreshortening (1: flat) along tilt_rad.
     """
 
     kind: str
@@ -94,8 +94,12 @@ class Scene:
     seams_px: tuple[float, ...]
 
 
-def warp(level: NDArray[np.float32], affine: NDArray[np.float64], wh: tuple[int, int], pad: int = 0,
-         ) -> tuple[NDArray[np.float32], tuple[int, int, int, int]] | None:
+def warp(
+    level: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    wh: tuple[int, int],
+    pad: int = 0,
+) -> tuple[NDArray[np.float32], tuple[int, int, int, int]] | None:
     """Warp a level into the window of a frame that it touches.
 
     Return the warped maps and the window (x0, y0, x1, y1), or None when it lies outside the frame.
@@ -114,12 +118,14 @@ def warp(level: NDArray[np.float32], affine: NDArray[np.float64], wh: tuple[int,
     return out.astype(np.float32, copy=False), (x0, y0, x1, y1)
 
 
-def compose(library: Library, factors: Factors, rng: np.random.Generator, *, whole_belt: bool = False) -> Scene:
+def compose(
+    library: Library, factors: Factors, rng: np.random.Generator, *, whole_belt: bool = False
+) -> Scene:
     """Lay parts and litter on one frame-sized stretch of belt.
 
     The number of parts is 3 + Binomial(11, 0.10 + 0.62 clutter); each of them lies on an earlier one with
-    probability 0.6 occlusion, yet never so that less than half of anything stays visible. With `whole_belt` parts
-    may stick out at the left and right, as on a running belt, and are not held inside the frame.
+    probability 0.6 occlusion, yet never so that less than half of anything stays visible. With `whole_belt`
+    parts may stick out at the left and right, as on a running belt, and are not held inside the frame.
     """
     busy = 0.10 + 0.62 * factors.clutter
     wanted = MIN_PARTS + int(rng.binomial(MAX_PARTS - MIN_PARTS, busy))

@@ -2,8 +2,8 @@
 
 A shape is evaluated on a grid of x (right, from -0.5 to 0.5 along the long side) and y (down) and gives
 `height` (z above the belt), `solid` (1 on the silhouette, between 0 and 1 where one looks into a hole) and
-`shade` (dirt, thread roots and holes darken it). Long parts lie on their side with the axis along x; round ones
-lie flat.
+`shade` (dirt, thread roots and holes darken it). Long parts lie on their side with the axis along x; round
+ones lie flat.
 """
 
 from __future__ import annotations
@@ -182,8 +182,12 @@ def _flange_nut(x: Grid, y: Grid, rng: np.random.Generator) -> Shape:
     height = np.where(on_hex, height, skirt)
     shade = np.where(on_hex, shade, near)
     disc = (r < 0.496).astype(np.float32)
-    return Shape(height.astype(np.float32), np.where(on_hex, solid, disc).astype(np.float32),
-                 shade.astype(np.float32), 0.36)
+    return Shape(
+        height.astype(np.float32),
+        np.where(on_hex, solid, disc).astype(np.float32),
+        shade.astype(np.float32),
+        0.36,
+    )
 
 
 def _ring(r: Grid, outer: float, inner: float, thick: float, bevel: float) -> tuple[Grid, Grid]:
@@ -197,8 +201,8 @@ def _washer(x: Grid, y: Grid, rng: np.random.Generator) -> Shape:
     r = np.hypot(x, y)
     inner = rng.uniform(0.24, 0.315)
     height, solid = _ring(r, 0.496, inner, 0.07, 0.016)
-    height = height + 0.0009 * np.sin(r * rng.uniform(240, 330)) + 0.012 * rng.normal() * (0.5 - r)
-    return Shape(height.astype(np.float32), solid, np.ones_like(x), 0.09)
+    turned = height + 0.0009 * np.sin(r * rng.uniform(240, 330)) + 0.012 * rng.normal() * (0.5 - r)
+    return Shape(turned.astype(np.float32), solid, np.ones_like(x), 0.09)
 
 
 def _lock_washer(x: Grid, y: Grid, rng: np.random.Generator) -> Shape:
@@ -209,10 +213,10 @@ def _lock_washer(x: Grid, y: Grid, rng: np.random.Generator) -> Shape:
     angle = np.arctan2(y, x)
     gap = rng.uniform(0.10, 0.17)
     slanted = angle + 1.1 * (r - 0.4) / 0.4
-    height = height + 0.018 * angle / np.pi
-    solid = solid * (np.abs(slanted) > gap)
+    sprung = height + 0.018 * angle / np.pi
+    cut = solid * (np.abs(slanted) > gap)
     shade = np.clip(0.4 + 0.6 * (np.abs(slanted) - gap) / 0.12, 0.4, 1.0)
-    return Shape(height.astype(np.float32), solid.astype(np.float32), shade.astype(np.float32), 0.15)
+    return Shape(sprung.astype(np.float32), cut.astype(np.float32), shade.astype(np.float32), 0.15)
 
 
 def _o_ring(x: Grid, y: Grid, rng: np.random.Generator) -> Shape:
@@ -220,7 +224,9 @@ def _o_ring(x: Grid, y: Grid, rng: np.random.Generator) -> Shape:
     r = np.hypot(x, y)
     wire = rng.uniform(0.055, 0.085)
     inside = np.maximum(wire**2 - (r - 0.495 + wire) ** 2, 0.0)
-    return Shape(np.sqrt(inside).astype(np.float32), (inside > 0).astype(np.float32), np.ones_like(x), wire * 2)
+    return Shape(
+        np.sqrt(inside).astype(np.float32), (inside > 0).astype(np.float32), np.ones_like(x), wire * 2
+    )
 
 
 FASTENERS: Final[tuple[Kind, ...]] = (
@@ -232,8 +238,8 @@ FASTENERS: Final[tuple[Kind, ...]] = (
     Kind("washer", 68.0, 1.02, _washer),
     Kind("lock_washer", 62.0, 1.02, _lock_washer),
 )
-"""The labelled kinds, in the order of their class index. Screw, bolt and stud are told apart by their ends, nuts
-and washers by rim and hole: plain at 60 px, a matter of a few pixels at 20."""
+"""The labelled kinds, in the order of their class index. Screw, bolt and stud are told apart by their ends,
+nuts and washers by rim and hole: plain at 60 px, a matter of a few pixels at 20."""
 
 LITTER: Final[tuple[Kind, ...]] = (
     Kind("pin", 80.0, 0.26, _pin),

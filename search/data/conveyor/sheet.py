@@ -26,7 +26,9 @@ def contact_sheet(split_folder: Path, out_png: Path, *, columns: int = 4, rows: 
     document = json.loads(annotations.read_text())
     names = {row["id"]: row["name"] for row in document["categories"]}
     images = sorted(document["images"], key=lambda row: row["difficulty"])
-    picked = [images[i] for i in np.linspace(0, len(images) - 1, min(columns * rows, len(images))).astype(int)]
+    picked = [
+        images[i] for i in np.linspace(0, len(images) - 1, min(columns * rows, len(images))).astype(int)
+    ]
     tiles = []
     for row in picked:
         tile = cv2.resize(
