@@ -110,7 +110,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         engine.close()
         raise
     # Process-wide as well: a second series per counter, of when it was made, helps nobody.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
     metrics = Metrics()
     pool = WorkerPool(workers)
     limits = FrameLimits(config.max_bytes, config.max_pixels)
@@ -241,9 +241,12 @@ async def _start_grpc(config: Config, gateway: Gateway) -> tuple[GrpcServer | No
 
 @contextlib.asynccontextmanager
 async def _running(server: GatewayServer, http_socket: socket.socket) -> AsyncIterator[None]:
-    """Run the HTTP server; on leaving, let what is in flight finish."""
+    """Run the HTTP server, listening; on leaving, let what is in flight finish."""
     task = asyncio.create_task(server.serve(sockets=[http_socket]))
     try:
+        # uvicorn tells that it listens by this flag alone.
+        while not server.started and not task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         yield
     finally:
         server.should_exit = True

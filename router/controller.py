@@ -9,7 +9,8 @@ rung's plan:
 
 Stepping down reacts to what is there (a queue); stepping up asks what would be there, because an empty queue
 on a cheap rung says nothing about the next one. That condition, the gap between `calm` and `crowded`, and
-`up_s` > `down_s` together keep it from swinging.
+`up_s` > `down_s` together keep it from swinging; should the costs be wrong all the same, a climb that had to
+be taken back doubles the wait before the next one, up to `up_most_s`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class ControllerSettings:
     horizon_s: float = 1.0
     down_s: float = 0.5
     up_s: float = 5.0
+    up_most_s: float = 80.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.calm < self.crowded or not 0 < self.headroom <= 1 or self.horizon_s <= 0:
@@ -61,6 +63,8 @@ class Controller:
         self._rate_per_s = 0.0
         self._seen_ns: int | None = None
         self._moved_ns = 0
+        self._up_s = self._settings.up_s
+        self._climbed = False
 
     @property
     def point(self) -> str:
@@ -85,16 +89,18 @@ class Controller:
         self._queue = self._queue * kept + (1.0 - kept) * waiting / self._workers
         since_s = (now_ns - self._moved_ns) / 1e9
         if self._queue > settings.crowded and self._at > 0 and since_s >= settings.down_s:
+            taken_back = self._climbed and since_s < settings.up_s
+            self._up_s = min(self._up_s * 2, settings.up_most_s) if taken_back else settings.up_s
             self._at -= 1
-            self._moved_ns = now_ns
+            self._moved_ns, self._climbed = now_ns, False
         elif (
             self._queue < settings.calm
             and self._at < len(self._rungs) - 1
-            and since_s >= settings.up_s
+            and since_s >= self._up_s
             and self._bears(self._rungs[self._at + 1], slow_down)
         ):
             self._at += 1
-            self._moved_ns = now_ns
+            self._moved_ns, self._climbed = now_ns, True
         return self.point
 
     def _bears(self, rung: Rung, slow_down: float) -> bool:

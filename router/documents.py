@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from model_repo.detections import Detections
+
 
 class Document(BaseModel):
     """A part of a body; unknown fields are ignored, so that a client outlives a newer gateway."""
@@ -90,6 +92,14 @@ class AnswerDocument(Document):
     image: ImageDocument
     timing: TimingDocument
     detections: list[DetectedObject]
+
+    def as_detections(self) -> Detections:
+        """Return the detections as arrays, in the order of the answer."""
+        return Detections.make(
+            [(found.box.x1, found.box.y1, found.box.x2, found.box.y2) for found in self.detections],
+            [found.score for found in self.detections],
+            [found.class_id for found in self.detections],
+        )
 
 
 class ProblemDocument(Document):

@@ -182,6 +182,9 @@ class Service:
             raise UnmeetableBudget(
                 f"{left}, the fastest plan needs {refusal.idle_ms:.1f} ms on an idle gateway"
             )
+        return self._shed(refusal)
+
+    def _shed(self, refusal: Refusal) -> Shed:
         return self._policies.limiter.shed(
             f"{refusal.left_ms:.1f} ms are left, the fastest plan needs {refusal.needed_ms:.1f} ms now"
         )
@@ -220,7 +223,8 @@ class Service:
         policies, metrics, answer = self._policies, self._metrics, worked.result
         assert answer is not None, "only work whose sender has left has no result, and nobody awaits that"
         if isinstance(answer, Refusal):
-            return self._refuse(answer)
+            # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
+            return self._shed(answer)
         if worked.engine_error is None:
             policies.health.succeeded()
         else:

@@ -1,0 +1,113 @@
+"""Configuration, command line, wiring."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from typer import Typer
+from typer.testing import CliRunner
+
+from model_repo.publish import Repository
+from router import __main__ as cli
+from router.bootstrap import bind, build
+from router.config import Config
+from router.engines import StartupError
+from tests.fakes import FakeEngine
+from tests.router.conftest import Bench
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, list[Config]]:
+    """Run the command line without serving; return exit status, output, and what would have been served."""
+    seen: list[Config] = []
+    monkeypatch.setattr(cli, "run", seen.append)
+    app = Typer()
+    app.command()(cli.command)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output, seen
+
+
+def test_flags_become_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every flag lands in the field of its name."""
+    status, _, seen = invoke(
+        monkeypatch, "--repo", "somewhere", "--port", "0", "--runtime", "onnxruntime", "--threads", "2",
+        "--operating-point", "fast", "--max-queue", "7", "--no-grpc",
+    )  # fmt: skip
+    assert status == 0
+    assert seen == [
+        Config(
+            repo=Path("somewhere"), port=0, runtime="onnxruntime", threads=2, operating_point="fast",
+            max_queue=7, grpc=False,
+        )
+    ]  # fmt: skip
+
+
+def test_variables_become_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PARETOGATE_* variables stand in for flags, and flags win."""
+    monkeypatch.setenv("PARETOGATE_OPERATING_POINT", "accurate")
+    monkeypatch.setenv("PARETOGATE_PORT", "9000")
+    _, _, seen = invoke(monkeypatch, "--port", "9001")
+    assert (seen[0].operating_point, seen[0].port) == ("accurate", 9001)
+
+
+def test_every_field_has_a_flag() -> None:
+    """What can be configured can be configured from the command line."""
+    assert set(Config.model_fields) == set(cli.command.__annotations__) - {"return"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--runtime", "tensorflow"], "--runtime"),
+        (["--port", "70000"], "--port"),
+        (["--runtime", "triton"], "--triton-url"),
+        (["--threads", "0"], "--threads"),
+    ],
+)
+def test_a_bad_flag_is_named(monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+    """Exit status 2 and the name of the flag, no traceback."""
+    status, output, seen = invoke(monkeypatch, *arguments)
+    assert status == 2
+    assert said in output
+    assert seen == []
+
+
+def test_a_configuration_is_frozen(tmp_path: Path) -> None:
+    """It is read once."""
+    config = Config(repo=tmp_path)
+    with pytest.raises(ValidationError):
+        config.port = 1  # type: ignore[misc]  # that is what is tested
+
+
+def test_a_missing_repository_is_an_error_in_words(tmp_path: Path) -> None:
+    """The command exits with 1 and says what is missing."""
+    app = Typer()
+    app.command()(cli.command)
+    result = CliRunner().invoke(app, ["--repo", str(tmp_path / "nope"), "--port", "0"])
+    assert result.exit_code == 1
+    assert "frontier.json" in result.output
+
+
+def test_an_unknown_home_is_an_error_in_words(repository: Repository) -> None:
+    """The default operating point must be published, and the engine is let go of."""
+    engine = FakeEngine()
+    with pytest.raises(StartupError, match="no operating point 'nope' is published; known are fast"):
+        build(Config(repo=repository.root, operating_point="nope", measure="never"), engine=engine)
+    assert engine.closed
+
+
+def test_a_taken_port_is_an_error_in_words() -> None:
+    """Two gateways on one port: the second one says so."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StartupError, match="cannot listen"):
+            bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_published_latencies_of_another_machine_are_measured_again(bench: Bench) -> None:
+    """The tiny repository was measured on a test bench: auto measures, and the gateway says so."""
+    assert bench(measure="auto").fleet.measured_here
+    assert not bench(measure="never").fleet.measured_here

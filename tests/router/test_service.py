@@ -1,0 +1,300 @@
+"""The use case: what a frame is answered with, within time that a test controls."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_repo.runtime.engine import EngineTimeout, EngineUnavailable
+from router.admission import Shed
+from router.bootstrap import Gateway
+from router.budget import Deadline
+from router.errors import (
+    BrokenImage,
+    EngineFailed,
+    NotReady,
+    TooLarge,
+    UnknownOperatingPoint,
+    UnmeetableBudget,
+    UnsupportedType,
+)
+from router.execution import Answer
+from tests.fakes import FakeClock, FakeEngine, encode_image
+from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
+
+pytestmark = pytest.mark.anyio
+
+
+class Held:
+    """An engine's rows that a test holds back, to keep a worker busy."""
+
+    def __init__(self) -> None:
+        self.began, self._open = threading.Event(), threading.Event()
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        del frames
+        self.began.set()
+        assert self._open.wait(30)
+        return SURE
+
+    def open(self) -> None:
+        """Let the worker go on."""
+        self._open.set()
+
+    async def wait_until_busy(self) -> None:
+        """Wait until a worker is held."""
+        assert await asyncio.to_thread(self.began.wait, 30)
+
+
+async def ask(
+    gateway: Gateway,
+    frame: bytes,
+    budget_ms: float | None = None,
+    point: str | None = None,
+    *,
+    now_ns: int = 0,
+) -> Answer | Shed:
+    """Ask the service at `now_ns`."""
+    deadline = Deadline.none() if budget_ms is None else Deadline.after(now_ns, budget_ms)
+    return await gateway.service.detect(frame, deadline, point, arrived_ns=now_ns)
+
+
+async def answer(
+    gateway: Gateway,
+    frame: bytes,
+    budget_ms: float | None = None,
+    point: str | None = None,
+    *,
+    now_ns: int = 0,
+) -> Answer:
+    """Ask the service and expect an answer."""
+    given = await ask(gateway, frame, budget_ms, point, now_ns=now_ns)
+    assert isinstance(given, Answer)
+    return given
+
+
+async def test_a_sure_fast_answer_is_the_answer(bench: Bench, frame: bytes) -> None:
+    """The cascade stops after its first stage when its rule says so; scores are aligned."""
+    gateway = bench(FakeEngine(rows={"tiny-0": SURE, "tiny-1": LARGE}))
+    given = await answer(gateway, frame)
+    assert given.operating_point == "balanced"
+    assert [stage.variant for stage in given.stages] == ["tiny-0"]
+    assert given.escalated is False
+    assert given.cut is None
+    # The curve of the tiny repository: 0.5 → 0.4, 1 → 0.9.
+    assert given.detections.score.tolist() == pytest.approx([0.4 + 0.45 / 0.5 * 0.5])
+
+
+async def test_a_doubtful_fast_answer_is_sent_on(bench: Bench, frame: bytes) -> None:
+    """The larger model's answer replaces the fast one, scaled back to the sent frame's pixels."""
+    gateway = bench(FakeEngine(rows={"tiny-0": DOUBTFUL, "tiny-1": LARGE}))
+    given = await answer(gateway, frame)
+    assert [stage.variant for stage in given.stages] == ["tiny-0", "tiny-1"]
+    assert given.escalated is True
+    # tiny-1 sees 128x128, the frame is 64x64.
+    assert given.detections.xyxy.tolist() == [[0, 0, 16, 16]]
+    assert sample(gateway, "paretogate_escalations_total", plan="tiny-0-then-tiny-1") == 1
+
+
+async def test_a_named_operating_point_is_honoured(bench: Bench, frame: bytes) -> None:
+    """Whoever asks for the accurate point gets its plan."""
+    given = await answer(bench(), frame, point="accurate")
+    assert (given.operating_point, given.plan.name) == ("accurate", "tiny-1")
+
+
+async def test_an_unknown_operating_point_is_named_with_those_known(bench: Bench, frame: bytes) -> None:
+    """The error lists what is published."""
+    with pytest.raises(UnknownOperatingPoint, match="'nope'; known are fast, balanced, accurate"):
+        await ask(bench(), frame, point="nope")
+
+
+async def test_a_stage_that_does_not_fit_is_cut_and_the_answer_marked(bench: Bench, frame: bytes) -> None:
+    """A slow first stage leaves too little for the second: the answer in hand goes out in time."""
+    clock = FakeClock()
+    engine = FakeEngine(
+        rows={"tiny-0": DOUBTFUL, "tiny-1": LARGE},
+        latency_ms={"tiny-0": 6.0, "tiny-1": 6.0},
+        sleep=clock.sleep,
+    )
+    gateway = bench(engine, clock=clock)
+    given = await answer(gateway, frame, budget_ms=12.0, now_ns=clock.now_ns())
+    assert engine.calls == ["tiny-0"]
+    assert given.cut is not None
+    assert (given.cut.stage, given.cut.reason) == ("tiny-1", "deadline")
+    assert given.left_ms == pytest.approx(6.0)
+    assert given.certificate is None
+    assert sample(gateway, "paretogate_cut_stages_total", variant="tiny-1", reason="deadline") == 1
+
+
+async def test_a_plan_that_cannot_start_is_replaced_by_a_cheaper_one(bench: Bench, frame: bytes) -> None:
+    """The accurate plan needs more than 6 ms; with 5 ms left the fast model answers, marked."""
+    given = await answer(bench(clock=FakeClock()), frame, 5.0, "accurate", now_ns=FakeClock().now_ns())
+    assert given.operating_point == "accurate"
+    assert given.stages[0].variant == "tiny-0"
+    assert given.cut is not None
+    assert given.cut.plan == "tiny-1"
+
+
+async def test_a_hopeless_budget_is_refused_before_any_work(bench: Bench, frame: bytes) -> None:
+    """What even the fastest plan cannot answer in time is refused at once."""
+    clock, engine = FakeClock(), FakeEngine()
+    with pytest.raises(UnmeetableBudget, match=r"1\.0 ms are left"):
+        await ask(bench(engine, clock=clock), frame, 1.0, now_ns=clock.now_ns())
+    assert engine.calls == []
+
+
+async def test_a_budget_that_the_queue_eats_is_shed(bench: Bench, frame: bytes) -> None:
+    """Behind a busy worker a tight budget is load's fault: shed at once, with a time to come back."""
+    clock, held = FakeClock(), Held()
+    gateway = bench(FakeEngine(rows={"tiny-0": held}), clock=clock)
+    running = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await held.wait_until_busy()
+    shed = await ask(gateway, frame, budget_ms=5.0, now_ns=clock.now_ns())
+    assert isinstance(shed, Shed)
+    assert shed.retry_after_s > 0
+    held.open()
+    assert isinstance(await running, Answer)
+
+
+async def test_a_wait_longer_than_predicted_ends_in_shedding_not_in_a_late_answer(
+    bench: Bench, frame: bytes
+) -> None:
+    """Work whose budget was spent in the queue is not begun."""
+    clock, held = FakeClock(), Held()
+    engine = FakeEngine(rows={"tiny-0": held})
+    gateway = bench(engine, clock=clock)
+    running = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await held.wait_until_busy()
+    queued = asyncio.create_task(ask(gateway, frame, budget_ms=50.0, now_ns=clock.now_ns()))
+    await asyncio.sleep(0)
+    clock.sleep(0.049)
+    held.open()
+    await running
+    assert isinstance(await queued, Shed)
+    assert engine.calls == ["tiny-0"]
+
+
+async def test_a_full_gateway_sheds(bench: Bench, frame: bytes) -> None:
+    """With no room to wait, a second request is shed while the first one runs."""
+    held = Held()
+    gateway = bench(FakeEngine(rows={"tiny-0": held}), max_queue=0)
+    running = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await held.wait_until_busy()
+    assert isinstance(await ask(gateway, frame), Shed)
+    held.open()
+    assert isinstance(await running, Answer)
+    assert gateway.service.state().inside == 0
+
+
+async def test_a_sender_who_leaves_the_queue_costs_no_work(bench: Bench, frame: bytes) -> None:
+    """Cancelled while queued: the engine never sees it, and its place is free."""
+    held = Held()
+    engine = FakeEngine(rows={"tiny-0": held})
+    gateway = bench(engine)
+    running = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await held.wait_until_busy()
+    queued = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await asyncio.sleep(0)
+    queued.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    assert gateway.service.state().inside == 1
+    held.open()
+    await running
+    assert engine.calls == ["tiny-0"]
+
+
+async def test_a_sender_who_leaves_a_running_request_keeps_its_place_until_it_ends(
+    bench: Bench, frame: bytes
+) -> None:
+    """A running inference is not taken back, but the next stage is not begun, and the permit comes back."""
+    held = Held()
+    engine = FakeEngine(rows={"tiny-0": held, "tiny-1": LARGE})
+    gateway = bench(engine)
+    running = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await held.wait_until_busy()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert gateway.service.state().inside == 1
+    held.open()
+    # The pool has one worker: once this is answered, the one before has ended.
+    await answer(gateway, frame, point="accurate")
+    assert gateway.service.state().inside == 0
+
+
+async def test_later_stage_failure_leaves_the_answer_in_hand(bench: Bench, frame: bytes) -> None:
+    """When the larger model fails, the fast answer goes out, marked with the engine as reason."""
+    engine = FakeEngine(rows={"tiny-0": DOUBTFUL}, failures=deque([None, EngineUnavailable("gone")]))
+    given = await answer(bench(engine), frame)
+    assert given.cut is not None
+    assert (given.cut.stage, given.cut.reason) == ("tiny-1", "engine")
+    assert len(given.detections) == 2
+
+
+async def test_first_stage_failures_make_the_engine_ill_until_a_probe_succeeds(
+    bench: Bench, frame: bytes
+) -> None:
+    """Three failures in a row end readiness; a probe that runs restores it."""
+    engine = FakeEngine(failures=deque([EngineUnavailable("gone")] * 4))
+    gateway = bench(engine)
+    for _ in range(3):
+        with pytest.raises(EngineFailed, match="gone"):
+            await ask(gateway, frame, point="fast")
+    assert not gateway.service.ready
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    assert not await gateway.service.probe(image)
+    assert await gateway.service.probe(image)
+    assert gateway.service.ready
+
+
+async def test_an_engine_that_uses_up_the_budget_is_load(bench: Bench, frame: bytes) -> None:
+    """A first stage that times out with the budget spent is shed, not failed."""
+    clock = FakeClock()
+
+    class Slow(FakeEngine):
+        def infer(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]  # always raises
+            clock.sleep(1.0)
+            raise EngineTimeout("too slow")
+
+    shed = await ask(bench(Slow(), clock=clock), frame, 50.0, "fast", now_ns=clock.now_ns())
+    assert isinstance(shed, Shed)
+
+
+async def test_bad_frames_are_the_senders_fault(bench: Bench, frame: bytes) -> None:
+    """Truncated, foreign and oversized images are rejected and leave no permit behind."""
+    gateway = bench(max_pixels=64 * 64)
+    large = encode_image(np.zeros((65, 64, 3), dtype=np.uint8))
+    for content, error in (
+        (frame[:40], BrokenImage),
+        (b"", BrokenImage),
+        (b"GIF89a", UnsupportedType),
+        (large, TooLarge),
+    ):
+        with pytest.raises(error):
+            await ask(gateway, content)
+    assert gateway.service.state().inside == 0
+
+
+async def test_a_closing_gateway_refuses(bench: Bench, frame: bytes) -> None:
+    """After its pool is closed the service is not ready and says so."""
+    gateway = bench()
+    gateway.service.drain()
+    assert not gateway.service.ready
+    assert isinstance(await ask(gateway, frame), Answer)
+    await asyncio.to_thread(gateway.pool.close)
+    with pytest.raises(NotReady):
+        await ask(gateway, frame)
+
+
+async def test_non_square_frames_are_answered_in_their_own_pixels(bench: Bench) -> None:
+    """Boxes come back in the pixels of the sent image, clipped to it."""
+    wide = encode_image(np.zeros((32, 128, 3), dtype=np.uint8))
+    given = await answer(bench(FakeEngine(rows={"tiny-0": SURE})), wide, point="fast")
+    assert given.image_wh == (128, 32)
+    assert given.detections.xyxy.tolist() == [[0, 0, 32, 32]]

@@ -1,0 +1,112 @@
+"""Worker threads and their queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from router.workers import PoolClosed, Ticket, WorkerPool
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    """A pool of one thread."""
+    pool = WorkerPool(1)
+    yield pool
+    pool.close()
+
+
+class Gate:
+    """Work that holds its worker until it is opened."""
+
+    def __init__(self) -> None:
+        self.began, self._open = threading.Event(), threading.Event()
+
+    def __call__(self, ticket: Ticket[bool]) -> bool:
+        self.began.set()
+        assert self._open.wait(30)
+        return ticket.cancelled
+
+    def open(self) -> None:
+        """Let the worker go on."""
+        self._open.set()
+
+
+async def began(gate: Gate) -> None:
+    """Wait until a worker holds the gate."""
+    assert await asyncio.to_thread(gate.began.wait, 30)
+
+
+async def test_work_runs_in_another_thread_and_its_result_comes_back(pool: WorkerPool) -> None:
+    """The event loop's thread does no work."""
+    thread = await pool.submit(lambda _: threading.current_thread().name, 0).result
+    assert thread == "worker-0"
+
+
+async def test_an_exception_comes_back_and_the_worker_lives_on(pool: WorkerPool) -> None:
+    """Whoever awaits failed work gets its exception; the next work runs."""
+
+    def fail(_: Ticket[int]) -> int:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await pool.submit(fail, 0).result
+    assert await pool.submit(lambda _: 3, 0).result == 3
+    assert pool.alive
+
+
+async def test_the_earliest_deadline_goes_first(pool: WorkerPool) -> None:
+    """Queued work is taken by deadline, equal deadlines in the order of arrival."""
+    gate = Gate()
+    holding = pool.submit(gate, 0)
+    await began(gate)
+    order: list[str] = []
+    tickets = [
+        pool.submit(lambda _, name=name: order.append(name), deadline)  # type: ignore[misc]  # mypy loses T here
+        for name, deadline in (("late", 30), ("soon", 10), ("also soon", 10), ("between", 20))
+    ]
+    assert pool.waiting == 4
+    assert pool.ahead_of(10) == 2
+    gate.open()
+    await asyncio.gather(holding.result, *(ticket.result for ticket in tickets))
+    assert order == ["soon", "also soon", "between", "late"]
+
+
+async def test_queued_work_can_be_dropped(pool: WorkerPool) -> None:
+    """Cancelled work that has not begun never runs and does not count as waiting."""
+    gate = Gate()
+    holding = pool.submit(gate, 0)
+    await began(gate)
+    ran: list[int] = []
+    queued = pool.submit(lambda _: ran.append(1), 1)
+    assert queued.cancel()
+    assert (pool.waiting, pool.ahead_of(5)) == (0, 0)
+    gate.open()
+    await holding.result
+    await pool.submit(lambda _: None, 2).result
+    assert ran == []
+
+
+async def test_running_work_is_not_taken_back_but_told(pool: WorkerPool) -> None:
+    """Work that has begun ends by itself and can see that it was cancelled."""
+    gate = Gate()
+    running = pool.submit(gate, 0)
+    await began(gate)
+    assert not running.cancel()
+    gate.open()
+    assert await running.result is True
+
+
+async def test_a_closed_pool_finishes_its_queue_and_takes_no_more() -> None:
+    """Closing lets queued work finish; later work is refused."""
+    pool = WorkerPool(2)
+    tickets = [pool.submit(lambda _: 1, index) for index in range(20)]
+    await asyncio.to_thread(pool.close)
+    assert sum([await ticket.result for ticket in tickets]) == 20
+    with pytest.raises(PoolClosed):
+        pool.submit(lambda _: 1, 0)
