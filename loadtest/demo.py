@@ -34,7 +34,8 @@ from loadtest.verdict import Conditions
 
 _HOST = "127.0.0.1"
 _RENDER_S = 120.0
-_START_S = 60.0
+# A repository that was measured on another machine is measured again at start.
+_START_S = 120.0
 _STOP_S = 15.0
 _POLL_S = 0.1
 # The demonstration judges nothing: answers are shown whatever they took.

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.metrics import Metrics, State
-from tests.fakes import tiny_repository
+from router.bootstrap import build
+from router.budget import Deadline
+from router.config import Config
+from tests.fakes import FakeEngine, encode_image, squares_frame, tiny_repository
 
 
 @pytest.fixture(scope="session")
 def exposed_metrics(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
-    """Return the names of all series of a gateway that has seen every kind of event once."""
-    folder: Path = tmp_path_factory.mktemp("exposed")
-    frontier = tiny_repository(folder / "repository").frontier
-    metrics = Metrics()
-    metrics.publish(
-        frontier.plans,
-        [("fast", frontier.plans[0])],
-        version="1",
-        runtime="openvino",
-        runtime_version="1",
-        manifest="0",
-        profiles="published",
-    )
-    metrics.watch(_state)
-    metrics.arrived("http").end("shed", "overloaded")
-    metrics.answered("fast", "tiny-0", total_ms=3.0, queue_ms=0.1, decode_ms=0.5, left_ms=-1.0)
-    metrics.stage("tiny-0", 2.0)
-    metrics.cut("tiny-1", "deadline")
-    metrics.decided("tiny-0-then-tiny-1", True)
+    """Return the names of all series of a wired gateway that has seen every kind of event once.
+
+    Series with labels exist only from the first event on: a frame is answered, and what is hard to provoke
+    is told to the metrics directly.
+    """
+    repository = tiny_repository(tmp_path_factory.mktemp("exposed") / "repository")
+    gateway = build(Config(repo=repository.root, measure="never"), engine=FakeEngine())
+    try:
+        metrics, now_ns = gateway.metrics, time.monotonic_ns()
+        frame = encode_image(squares_frame([]))
+        deadline = Deadline.after(now_ns, 60_000.0)
+        asyncio.run(gateway.service.detect(frame, deadline, "balanced", arrived_ns=now_ns))
+        metrics.arrived("http").end("shed", "overloaded")
+        metrics.answered("fast", "tiny-0", total_ms=3.0, queue_ms=0.1, decode_ms=0.5, left_ms=-1.0)
+        metrics.cut("tiny-1", "deadline")
+        exposition = metrics.render().decode()
+    finally:
+        gateway.close()
     return frozenset(
-        sample.name
-        for family in text_string_to_metric_families(metrics.render().decode())
-        for sample in family.samples
-    )
-
-
-def _state() -> State:
-    return State(
-        ready=True,
-        engine_up=True,
-        inside=1,
-        waiting=0,
-        busy=1,
-        workers=2,
-        limit=8,
-        operating_point="fast",
-        operating_points=("fast", "accurate"),
-        slow_down=(("tiny-0", 1.0),),
-        escalated=(),
-        drifting=frozenset(),
-        variants=("tiny-0",),
+        sample.name for family in text_string_to_metric_families(exposition) for sample in family.samples
     )
