@@ -115,10 +115,10 @@ class Axes:
         bottom = self.height - _BOTTOM
         # The label stays inside, on whichever side has room.
         left = column > self.width / 2
-        x_text, anchor = (column - 5, "end") if left else (column + 5, "start")
+        at, anchor = (column - 5, "end") if left else (column + 5, "start")
         return (
             f'<line class="{css}" x1="{column:.1f}" y1="{_TOP}" x2="{column:.1f}" y2="{bottom}"/>'
-            f'<text class="{css}" x="{x_text:.1f}" y="{bottom - 6}" text-anchor="{anchor}">{escape(label)}</text>'
+            f'<text class="{css}" x="{at:.1f}" y="{bottom - 6}" text-anchor="{anchor}">{escape(label)}</text>'
         )
 
 
