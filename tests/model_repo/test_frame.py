@@ -227,3 +227,33 @@ def test_boxes_are_clipped_to_the_source() -> None:
     letterbox = Letterbox((100, 50), (64, 64))
     back = letterbox.to_source(np.array([[-10, -10, 64, 64]], dtype=np.float32))
     np.testing.assert_allclose(back, [[0, 0, 100, 50]], atol=1e-4)
+
+
+def test_chunk_that_promises_gigabytes_is_broken() -> None:
+    """A PNG whose IDAT claims to be longer than the file is refused without reading what is not there."""
+    at = PNG.index(b"IDAT") - 4
+    with pytest.raises(BrokenFrame, match="longer than the file"):
+        decode(PNG[:at] + struct.pack(">I", 3_405_775_328) + PNG[at + 4 :])
+
+
+def test_wrong_checksum_is_broken() -> None:
+    """One flipped bit anywhere in a PNG's chunks is noticed by its checksum, before decoding."""
+    at = PNG.index(b"IDAT") + 10
+    with pytest.raises(BrokenFrame, match="checksum"):
+        decode(PNG[:at] + bytes([PNG[at] ^ 1]) + PNG[at + 1 :])
+
+
+def test_animation_is_its_still_image() -> None:
+    """Chunks of an animation, and all others that a still image does not need, change nothing."""
+    after_header = 33
+    extra = _chunk(b"acTL", struct.pack(">II", 1000, 0)) + _chunk(b"tEXt", b"Comment\0x")
+    assert np.array_equal(decode(PNG[:after_header] + extra + PNG[after_header:]), decode(PNG))
+
+
+def test_second_header_and_endless_chunks_are_broken() -> None:
+    """A PNG has one IHDR, and a bounded number of chunks."""
+    header = PNG[8:33]
+    with pytest.raises(BrokenFrame, match="one IHDR"):
+        decode(PNG[:33] + header + PNG[33:])
+    with pytest.raises(BrokenFrame, match="more than"):
+        decode(PNG[:33] + _chunk(b"tEXt", b"") * 20_001 + PNG[33:])
