@@ -91,7 +91,8 @@ def test_a_sender_who_hangs_up_is_counted_as_cancelled(gateway: GatewayProcess) 
     """A connection closed in the middle of a body ends in exactly one outcome, cancelled."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
         connection.sendall(
-            b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 500\r\n\r\nhalf"
+            b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"Content-Length: 500\r\n\r\nhalf"
         )
     line = 'paretogate_requests_total{outcome="cancelled",protocol="http"} 1.0'
     assert any(line in httpx.get(f"{gateway.url}/metrics").text for _ in range(200))
