@@ -53,6 +53,7 @@ def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
         # The pages that FastAPI would serve load their scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         routes=[Route(DETECT_PATH, detect, methods=["POST"])],
     )
 

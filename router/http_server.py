@@ -25,12 +25,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Refuse a request whose head grows past a limit; the parser itself has none."""
 
     _head_bytes = 0
+    _header_bytes = 0
     _in_head = False
 
     def on_message_begin(self) -> None:
         """Begin to count."""
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._header_bytes = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -40,12 +41,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; one too many is a parser error, which closes the connection with 400."""
-        if len(self.headers) >= MAX_HEADERS:
+        self._header_bytes += len(name) + len(value)
+        if len(self.headers) >= MAX_HEADERS or self._header_bytes > MAX_HEAD_BYTES:
             raise ValueError("too many headers")
         super().on_header(name, value)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser unless the head has grown too large."""
+        """Feed the parser; a head that has not ended after so many bytes is refused."""
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
