@@ -41,6 +41,10 @@ BatchSize = Annotated[int | None, typer.Option(help="frames per training step [1
 Rate = Annotated[float | None, typer.Option(help="the highest learning rate [0.002]")]
 RandomSubnets = Annotated[int | None, typer.Option(help="random subnets per training step [1]")]
 AnyWayUp = Annotated[bool | None, typer.Option(help="frames have no up: train on turned ones as well [no]")]
+CheckpointS = Annotated[float | None, typer.Option(help="seconds between checkpoints of training [60]")]
+CalibrationShare = Annotated[
+    float | None, typer.Option(help="of train, where the data has no calibration split of its own [0.2]")
+]
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="JSON file of the search space's choices")]
 Candidates = Annotated[int | None, typer.Option(help="subnets to evaluate [96]")]
 Population = Annotated[int | None, typer.Option(help="subnets per generation [16]")]
@@ -62,6 +66,7 @@ def run(
     data: Data,
     out: Out,
     repo: Repo,
+    calibration_share: CalibrationShare = None,
     seed: Seed = None,
     steps: Steps = None,
     minutes: Minutes = None,
@@ -71,6 +76,7 @@ def run(
     random_subnets: RandomSubnets = None,
     any_way_up: AnyWayUp = None,
     space: SpaceFile = None,
+    checkpoint_s: CheckpointS = None,
     candidates: Candidates = None,
     population: Population = None,
     explore_minutes: ExploreMinutes = None,
@@ -85,16 +91,22 @@ def run(
     tolerance: Tolerance = None,
     samples: Samples = None,
     again: Annotated[str | None, typer.Option(help="do this step and all that follow once more")] = None,
+    until: Annotated[str, typer.Option(help="stop after this step")] = STEPS[-1],
 ) -> None:
     """Do all steps. Stop it at any moment, give the same command, and it goes on where it was."""
-    given = {name: value for name, value in locals().items() if name not in ("out", "repo", "again")}
-    _do(out, STEPS, given, repo=repo, again=again)
+    given = {name: value for name, value in locals().items() if name not in ("out", "repo", "again", "until")}
+    if until not in STEPS:
+        raise RunError(f"until: {until!r} is none of {', '.join(STEPS)}")
+    _do(out, STEPS[: STEPS.index(until) + 1], given, repo=repo, again=again)
 
 
 @app.command(rich_help_panel=_ONE)
-def data(run: Run, data: Data, again: Again = False) -> None:
+def data(
+    run: Run, data: Data, calibration_share: CalibrationShare = None, again: Again = False
+) -> None:
     """Begin a run: read and check the data set."""
-    _do(run, ("data",), {"data": data}, again="data" if again else None)
+    given = {"data": data, "calibration_share": calibration_share}
+    _do(run, ("data",), given, again="data" if again else None)
 
 
 @app.command(rich_help_panel=_ONE)
@@ -109,6 +121,7 @@ def train(
     random_subnets: RandomSubnets = None,
     any_way_up: AnyWayUp = None,
     space: SpaceFile = None,
+    checkpoint_s: CheckpointS = None,
     again: Again = False,
 ) -> None:
     """Train the supernet."""

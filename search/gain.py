@@ -137,7 +137,13 @@ def _ridge(alpha: float) -> _Affine:
 def _mlp(seed: int) -> _Affine:
     def fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Layer, ...]:
         spread = float(y.std()) or 1.0
-        model = MLPRegressor((HIDDEN,), alpha=3.0, learning_rate_init=3e-3, max_iter=60, random_state=seed)
+        model = MLPRegressor(
+            hidden_layer_sizes=(HIDDEN,),
+            alpha=3.0,
+            learning_rate_init=3e-3,
+            max_iter=60,
+            random_state=seed,
+        )
         with warnings.catch_warnings():
             # Few epochs are its regularization.
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -32,7 +32,7 @@ from model_repo.frontier import (
 from model_repo.fusion import Fusion, fuse
 from model_repo.latency import Histogram, RuntimeName
 from model_repo.plans import PlanScore, escalate, plan_cost, score_two_stages, threshold_for_share
-from model_repo.scoring import MatchTable, Truth, best_f1, image_loss, match, score_table, subset
+from model_repo.scoring import MatchTable, Truth, best_f1, image_loss, match, mix, score_table, subset
 from model_repo.value import Value
 from search.align import aligned_table, fit_alignment
 from search.certify import DELTA, excess_bound
@@ -67,6 +67,22 @@ class Answered:
     detections: tuple[Detections, ...]
     table: MatchTable
     features: NDArray[np.float32]
+
+
+class _Images:
+    """All variants' answers on some images with their labels; fused answers are matched once a pair."""
+
+    def __init__(self, sides: dict[str, Answered], truths: Sequence[Truth]) -> None:
+        self.sides, self.truths = sides, truths
+        self._fused: dict[tuple[str, str, Fusion], MatchTable] = {}
+
+    def answers_of(self, plan: Plan, classes: int) -> MatchTable:
+        """Return the matches of what a plan of two stages answers."""
+        first, last = (self.sides[stage.variant] for stage in plan.stages)
+        key = (plan.stages[0].variant, plan.stages[1].variant, plan.fusion)
+        if key not in self._fused:
+            self._fused[key] = fused_table(first, last, self.truths, plan.fusion, classes)
+        return mix([first.table, self._fused[key]], _going_on(plan, first).astype(np.int64))
 
 
 class PairReport(Value):
@@ -153,9 +169,10 @@ def route(
         )
 
     plans = worth_publishing([*singles, *doubles])
-    certify_truths = [truths[i] for i in certifying]
-    held = {name: _part(side, certifying) for name, side in sides.items()}
-    plans = _certified(plans, held, fits, certify_truths, len(truths), classes)
+    held = _Images(
+        {name: _part(side, certifying) for name, side in sides.items()}, [truths[i] for i in certifying]
+    )
+    plans = _certified(plans, _Images(fits, fit_truths), held, len(truths), classes)
     progress.advance(1, f"{len(plans)} plans")
     return Routing(alignments, tuple(plans), operating_points(plans), tuple(reports))
 
@@ -347,49 +364,43 @@ def _double(
 
 
 def _certified(
-    plans: Sequence[Plan],
-    held: dict[str, Answered],
-    fits: dict[str, Answered],
-    truths: Sequence[Truth],
-    calibration_images: int,
-    classes: int,
+    plans: Sequence[Plan], fits: _Images, held: _Images, calibration_images: int, classes: int
 ) -> list[Plan]:
     tested = [plan for plan in plans if len(plan.stages) > 1]
     out: list[Plan] = []
     for plan in plans:
         if len(plan.stages) == 1:
             out.append(plan)
-        elif not truths:
+        elif not held.truths:
             reason = (
                 f"calibration has {calibration_images} images and all were fitted on;"
                 f" from {CERTIFY_MIN_IMAGES} on a part is held back to certify"
             )
             out.append(plan.model_copy(update={"certificate": NoCertificate(reason=reason)}))
         else:
-            certificate = _certificate(plan, held, fits, truths, classes, DELTA / len(tested))
+            certificate = _certificate(plan, fits, held, classes, DELTA / len(tested))
             out.append(plan.model_copy(update={"certificate": certificate}))
     return out
 
 
-def _certificate(
-    plan: Plan,
-    held: dict[str, Answered],
-    fits: dict[str, Answered],
-    truths: Sequence[Truth],
-    classes: int,
-    delta: float,
-) -> Certificate:
-    """Bound the plan's mean excess loss over its last stage, at a score threshold fixed on fitted images."""
-    first, last = held[plan.stages[0].variant], held[plan.stages[1].variant]
-    _, threshold = best_f1(fits[plan.stages[1].variant].table)
-    going = _going_on(plan, first)
-    fused = fused_table(first, last, truths, plan.fusion, classes)
-    loss = np.where(going, image_loss(fused, threshold), image_loss(first.table, threshold))
-    excess = np.maximum(loss - image_loss(last.table, threshold), 0.0)
+def _certificate(plan: Plan, fits: _Images, held: _Images, classes: int, delta: float) -> Certificate:
+    """Bound the plan's mean excess loss over its last stage, each at the score that suits it best.
+
+    Those two scores are fixed on the fitted images: a plan's answers have other aligned scores than its last
+    stage's, and whoever uses it sets the threshold for it.
+    """
+    last = plan.stages[1].variant
+    _, own = best_f1(fits.answers_of(plan, classes))
+    _, lasts = best_f1(fits.sides[last].table)
+    loss = image_loss(held.answers_of(plan, classes), own)
+    excess = np.maximum(loss - image_loss(held.sides[last].table, lasts), 0.0)
     bound = excess_bound(excess, delta)
     return Certificate(
-        loss=f"1 - F1 of boxes with aligned score >= {threshold:.4f}, mean over IoU 0.50:0.95",
-        images=len(truths),
+        loss=(
+            "1 - F1, mean over IoU 0.50:0.95, of the plan's boxes with aligned score"
+            f" >= {own:.4f} over that of its last stage's with >= {lasts:.4f}"
+        ),
+        images=len(held.truths),
         epsilon=bound,
         delta=DELTA,
         bound=bound,

@@ -126,6 +126,7 @@ def train(context: Context) -> list[Path]:
         augment=AugmentConfig(vertical_flip=turns, transpose=turns),
         seed=settings.seed,
         threads=cores(),
+        checkpoint_every_s=settings.checkpoint_s,
     )
     context.progress.start("train", 1.0)
     shown = 0.0

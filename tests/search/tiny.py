@@ -1,57 +1,92 @@
-"""A search space and a data set small enough that a test trains on them in a second."""
+"""A tiny COCO data set of coloured squares, a tiny search space, and a recorded latency table for it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from search.data.coco import Dataset, ImageRecord, Split
+from search.predict import LatencyTable, MeasuredLatency
 from search.space import Space
+from tests.fakes import tiny_repository
 
-TINY = Space(
-    classes=2,
-    aspect=(1, 1),
-    resolutions=(64, 96),
-    depths=((1,), (1, 2), (1,), (1, 2)),
-    widths=((8, 16), (16,), (16, 24), (16,)),
-    neck_widths=(8, 16),
-    head_depths=(1,),
-    stem_width=8,
-)
+COLOURS = ((220, 40, 40), (40, 200, 60))
+WH = (160, 128)
+CHOICES = {
+    "resolutions": [96, 128],
+    "depths": [[1], [1, 2], [1], [1]],
+    "widths": [[8], [8, 16], [16], [16]],
+    "neck_widths": [8, 16],
+    "head_depths": [1],
+    "stem_width": 8,
+}
 
 
-def tiny_dataset(folder: Path, *, train: int = 6, valid: int = 4, seed: int = 0) -> Dataset:
-    """Write frames of 96x80 pixels with one or two rectangles each, class 0 red and class 1 green."""
-    rng = np.random.default_rng(seed)
-    splits: dict[str, Split] = {}
-    for name, count in (("train", train), ("valid", valid)):
-        records: list[ImageRecord] = []
-        for index in range(count):
-            image = np.full((80, 96, 3), 60, np.uint8)
-            boxes: list[tuple[int, int, int, int]] = []
-            labels: list[int] = []
-            for slot in range(int(rng.integers(1, 3))):
-                width, height = (int(side) for side in rng.integers(18, 36, 2))
-                x = slot * 48 + int(rng.integers(0, 48 - width))
-                y = int(rng.integers(0, 80 - height))
-                label = int(rng.integers(2))
-                image[y : y + height, x : x + width] = (220, 40, 40) if label == 0 else (40, 220, 40)
-                boxes.append((x, y, x + width, y + height))
-                labels.append(label)
-            path = folder / f"{name}{index}.png"
-            assert cv2.imwrite(str(path), image[:, :, ::-1])
-            records.append(
-                ImageRecord(
-                    id=index + 1,
-                    path=path,
-                    width=96,
-                    height=80,
-                    boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
-                    labels=np.array(labels, np.int64),
-                    crowd=np.zeros(len(labels), np.bool_),
+def tiny_dataset(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    """Write splits of `counts` frames with one to three squares each; returns `root`."""
+    for number, (split, count) in enumerate(counts.items()):
+        rng = np.random.default_rng([seed, number])
+        folder = root / split
+        folder.mkdir(parents=True)
+        annotations: list[dict[str, object]] = []
+        images = []
+        for i in range(count):
+            image = rng.integers(90, 140, (WH[1], WH[0], 3)).astype(np.uint8)
+            for _ in range(int(rng.integers(1, 4))):
+                side = int(rng.integers(18, 48))
+                x, y = int(rng.integers(0, WH[0] - side)), int(rng.integers(0, WH[1] - side))
+                label = int(rng.integers(len(COLOURS)))
+                image[y : y + side, x : x + side] = COLOURS[label]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i + 1,
+                        "category_id": label + 1,
+                        "bbox": [x, y, side, side],
+                        "area": side * side,
+                        "iscrowd": 0,
+                    }
                 )
-            )
-        splits[name] = Split(name, tuple(records))
-    return Dataset("tiny", folder, ("red", "green"), splits, f"tiny-{train}-{valid}-{seed}")
+            cv2.imwrite(str(folder / f"{i}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            images.append({"id": i + 1, "file_name": f"{i}.png", "width": WH[0], "height": WH[1]})
+        document = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+        }
+        (folder / "_annotations.coco.json").write_text(json.dumps(document))
+    return root
+
+
+def tiny_space() -> Space:
+    """Return the space of CHOICES for the tiny data set."""
+    return Space(
+        classes=len(COLOURS),
+        aspect=(5, 4),
+        resolutions=(96, 128),
+        depths=((1,), (1, 2), (1,), (1,)),
+        widths=((8,), (8, 16), (16,), (16,)),
+        neck_widths=(8, 16),
+        head_depths=(1,),
+        stem_width=8,
+    )
+
+
+def recorded_table(scratch: Path) -> LatencyTable:
+    """Return a latency table as if measured: latency grows with the multiply-accumulates."""
+    space = tiny_space()
+    rng = np.random.default_rng(0)
+    subnets = dict.fromkeys([space.smallest, space.largest, *(space.sample(rng) for _ in range(12))])
+    return LatencyTable(
+        runtime="openvino",
+        precision="int8",
+        threads=1,
+        aspect=space.aspect,
+        environment=tiny_repository(scratch / "somewhere").frontier.environment,
+        measured=tuple(
+            MeasuredLatency(architecture=subnet.name, p50_ms=0.3 + space.cost(subnet).macs * 1e-7)
+            for subnet in subnets
+        ),
+    )

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.run_folder import Journal, RunFolder, StepRecord, check_settings, write_text
+from tests.fakes import tiny_repository
+
+WITHOUT_TORCH = """
+import sys
+sys.argv = ["search", *{arguments!r}]
+from search.__main__ import main
+try:
+    status = main()
+except SystemExit as stop:
+    status = stop.code or 0
+assert status == 0, status
+assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "search", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def without_torch(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH.format(arguments=arguments)], check=True, timeout=200)
+
+
+def test_help_shows_the_steps() -> None:
+    """`--help` names every step and tool."""
+    shown = cli("--help").stdout
+    for name in (
+        "run",
+        "data",
+        "train",
+        "explore",
+        "export",
+        "measure",
+        "route",
+        "publish",
+        "report",
+        "render",
+    ):
+        assert name in shown
+
+
+def test_rendering_data_and_repositories_needs_no_torch(tmp_path: Path) -> None:
+    """`render` and `triton` do their work without importing torch."""
+    without_torch(
+        "render", "--out", str(tmp_path / "set"), "--frames", "train=1", "--workers", "1", "--seed", "1"
+    )
+    assert json.loads((tmp_path / "set/train/_annotations.coco.json").read_text())["images"]
+    tiny_repository(tmp_path / "repo")
+    arguments = ("--repo", str(tmp_path / "repo"), "--platform", "python", "--out", str(tmp_path / "triton"))
+    without_torch("triton", *arguments)
+    assert len(list((tmp_path / "triton").glob("*/config.pbtxt"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("train", "--run", "{tmp}/none"), "is no run yet"),
+        (("data", "--run", "{tmp}/r", "--data", "{tmp}/nothing"), "no such folder"),
+        (("render", "--out", "{tmp}/c", "--frames", "train=x"), "frames: "),
+        (("triton", "--platform", "abacus", "--repo", "{tmp}", "--out", "{tmp}/t"), "platform: "),
+        (("run", "--data", "{tmp}", "--out", "{tmp}/r", "--repo", "{tmp}/p", "--keep", "1"), "keep: "),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_two(tmp_path: Path, arguments: tuple[str, ...], named: str) -> None:
+    """What the user can mend is said in one line that names it, without a traceback."""
+    done = cli(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    """A journal whose last line was cut by a kill goes on after the last whole one."""
+    path = tmp_path / "journal"
+    first = Journal(path)
+    first.append('{"a": 1}')
+    path.write_bytes(path.read_bytes() + b'{"a": 2')
+    again = Journal(path)
+    again.append('{"a": 3}')
+    assert list(again.lines()) == ['{"a": 1}', '{"a": 3}']
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    """Writing replaces a file in one rename and leaves nothing else behind."""
+    for text in ("old", "new"):
+        write_text(tmp_path / "deep" / "file", text)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+    assert (tmp_path / "deep" / "file").read_text() == "new"
+
+
+def test_a_record_tells_which_setting_changed(tmp_path: Path) -> None:
+    """A step that was finished with other settings is refused with the names of the fields."""
+    folder = RunFolder(tmp_path)
+    record = StepRecord(step="export", settings={"keep": 24, "seed": 0}, inputs={}, outputs={}, seconds=1.0)
+    folder.finish(record)
+    stored = folder.record("export")
+    assert stored == record
+    check_settings(record, {"keep": 24, "seed": 0}, tmp_path)
+    with pytest.raises(ValueError, match="keep: was 24, is now 12"):
+        check_settings(record, {"keep": 12, "seed": 0}, tmp_path)

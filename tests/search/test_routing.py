@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from model_repo.frontier import Certificate, NoCertificate
+from model_repo.latency import Histogram
+from model_repo.scoring import mean_precision, swap_gains
+from search.align import aligned_table, fit_alignment
+from search.certify import excess_bound, hoeffding_bentkus_p
+from search.gain import fit_gain, swap_influences
+from search.routing import (
+    CERTIFY_MIN_IMAGES,
+    Routing,
+    answered,
+    fit_images,
+    operating_points,
+    route,
+    score_plan,
+    worth_publishing,
+)
+from tests.search.synthetic import CLASSES, Scene, artifact, scene
+
+DECODE, RULE = Histogram.of([0.5, 0.6]), Histogram.of([0.7, 0.8])
+IMAGES = CERTIFY_MIN_IMAGES
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Scene:
+    return scene(IMAGES, seed=0)
+
+
+@pytest.fixture(scope="module")
+def routing(drawn: Scene) -> Routing:
+    artifacts = [
+        artifact("small", drawn, weakness=1.5, ms=2.0, seed=1, boast=0.5),
+        artifact("large", drawn, weakness=0.25, ms=12.0, seed=2),
+    ]
+    return route(
+        artifacts,
+        drawn.images,
+        drawn.truths,
+        classes=CLASSES,
+        runtime="openvino",
+        decode=DECODE,
+        rule=RULE,
+        seed=0,
+    )
+
+
+def test_an_alignment_rises_and_tells_the_quality(drawn: Scene) -> None:
+    """Aligned scores keep a model's mAP and its ranking, and their mean is the mean quality of the boxes."""
+    made = artifact("small", drawn, weakness=1.5, ms=2.0, seed=1, boast=0.5)
+    alignment = fit_alignment(made.table, CLASSES)
+    for curve in alignment.curves:
+        assert (np.diff(curve.quality) > 0).all()
+    aligned = aligned_table(made.table, alignment)
+    assert mean_precision(aligned) == pytest.approx(mean_precision(made.table), abs=2e-3)
+    assert float(aligned.score.mean()) == pytest.approx(float(made.table.hit.mean()), abs=0.03)
+    assert abs(float(made.table.score.mean()) - float(made.table.hit.mean())) > 0.1
+
+
+def test_a_rare_class_leans_on_the_others(drawn: Scene) -> None:
+    """A class without a box takes the pooled curve; without any box the alignment changes nothing."""
+    made = artifact("small", drawn, weakness=1.5, ms=2.0, seed=1)
+    three = fit_alignment(made.table, CLASSES + 1)
+    pooled = np.mean([curve.quality for curve in three.curves[:2]], axis=0)
+    assert np.abs(np.asarray(three.curves[2].quality) - pooled).max() < 0.1
+    empty = artifact("none", Scene((), (), np.empty(0)), weakness=1.0, ms=1.0, seed=1)
+    assert fit_alignment(empty.table, 2).curves[0].apply(np.float32([0.3])) == pytest.approx(0.3)
+
+
+def test_influences_rank_images_as_exact_swaps_do() -> None:
+    """The first-order labels order images like scoring the whole set again for every swap."""
+    small_scene = scene(120, seed=3)
+    small = artifact("s", small_scene, weakness=1.0, ms=2.0, seed=4)
+    large = artifact("l", small_scene, weakness=0.2, ms=9.0, seed=5)
+    near = swap_influences(small.table, large.table)
+    exact = swap_gains(small.table, large.table) * 120
+    assert float(spearmanr(near, exact).statistic) > 0.9
+    assert near.sum() > 0
+
+
+def test_a_gain_model_finds_the_hard_frames(drawn: Scene) -> None:
+    """Predicted on frames it was not fitted on, gains order them far better than chance."""
+    small = artifact("s", drawn, weakness=1.0, ms=2.0, seed=1)
+    large = artifact("l", drawn, weakness=0.25, ms=9.0, seed=2)
+    side = answered(small.answers, drawn.images, small.table, fit_alignment(small.table, CLASSES))
+    fitted = fit_gain(side.features, swap_influences(side.table, large.table), seed=0)
+    assert fitted.rank_correlation > 0.3
+    assert float(spearmanr(fitted.held_out, drawn.difficulty).statistic) > 0.5
+    np.testing.assert_allclose(
+        fit_gain(side.features, swap_influences(side.table, large.table), seed=0).held_out, fitted.held_out
+    )
+
+
+def test_too_few_images_are_no_fit(drawn: Scene) -> None:
+    """A gain model needs more images than folds."""
+    with pytest.raises(ValueError, match="too few"):
+        fit_gain(np.zeros((9, 5), np.float32), np.zeros(9), seed=0)
+
+
+def test_a_cascade_saves_time_for_little_accuracy(routing: Routing) -> None:
+    """Among the plans is one of two stages with 95 % of the large model's mAP for 75 % of its cost."""
+    large = next(plan for plan in routing.plans if plan.name == "large")
+    target = large.accuracy_on("calibration").map
+    assert any(
+        len(plan.stages) == 2
+        and plan.accuracy_on("calibration").map >= 0.95 * target
+        and plan.mean_ms <= 0.75 * large.mean_ms
+        for plan in routing.plans
+    )
+
+
+def test_no_published_plan_is_matched_by_another(routing: Routing) -> None:
+    """No plan costs no less in mean and p99 and is no better than another; each escalates what it says."""
+    plans = routing.plans
+    rows = [(plan.mean_ms, plan.p99_ms, -plan.accuracy_on("calibration").map) for plan in plans]
+    for i, row in enumerate(rows):
+        assert not any(j != i and all(np.less_equal(other, row)) for j, other in enumerate(rows))
+    for plan in plans:
+        if len(plan.stages) == 2:
+            share = int(plan.name.rsplit(".", 1)[1]) / 100
+            assert plan.accuracy_on("calibration").escalated[0] == pytest.approx(share, abs=0.02)
+    assert worth_publishing(plans) == list(plans)
+
+
+def test_operating_points_are_named_by_their_rules(routing: Routing) -> None:
+    """accurate is the best plan, fast the cheapest within a tenth of it, balanced lies between."""
+    point = {
+        point.name: next(p for p in routing.plans if p.name == point.plan)
+        for point in routing.operating_points
+    }
+    best = max(plan.accuracy_on("calibration").map for plan in routing.plans)
+    assert point["accurate"].accuracy_on("calibration").map == best
+    assert point["fast"].accuracy_on("calibration").map >= 0.9 * best
+    assert point["fast"].mean_ms <= point["balanced"].mean_ms <= point["accurate"].mean_ms
+    assert operating_points(routing.plans) == routing.operating_points
+
+
+def test_plans_are_certified_on_images_that_nothing_was_fitted_on(routing: Routing) -> None:
+    """Two-stage plans carry a bound above what was seen; a plan of one stage says why it has none."""
+    fitted, certifying = fit_images(IMAGES, 0)
+    assert not set(fitted.tolist()) & set(certifying.tolist())
+    assert len(fitted) + len(certifying) == IMAGES
+    for plan in routing.plans:
+        if len(plan.stages) == 2:
+            assert isinstance(plan.certificate, Certificate)
+            assert plan.certificate.images == len(certifying)
+            assert plan.certificate.empirical <= plan.certificate.bound <= plan.certificate.epsilon
+        else:
+            assert isinstance(plan.certificate, NoCertificate)
+
+
+def test_a_small_calibration_set_is_fitted_whole() -> None:
+    """Fifty calibration images give plans without a certificate, and the reason names their number."""
+    few = scene(50, seed=8)
+    routing = route(
+        [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
+        few.images, few.truths, classes=CLASSES, runtime="openvino", decode=DECODE, rule=RULE, seed=0,
+    )  # fmt: skip
+    reasons = [p.certificate.reason for p in routing.plans if isinstance(p.certificate, NoCertificate)]
+    assert len(reasons) == len(routing.plans)
+    assert any("50 images" in reason for reason in reasons)
+
+
+def test_a_plan_does_on_new_frames_about_what_calibration_said(routing: Routing) -> None:
+    """On frames never seen, plans escalate and score within a few points of their calibration numbers."""
+    fresh = scene(300, seed=11)
+    sides = {}
+    for name, weakness, boast in (("small", 1.5, 0.5), ("large", 0.25, 1.0)):
+        made = artifact(name, fresh, weakness=weakness, ms=1.0, seed=21, boast=boast)
+        sides[name] = answered(made.answers, fresh.images, made.table, routing.alignments[name])
+    for plan in routing.plans:
+        scored = score_plan(plan, sides, fresh.truths, classes=CLASSES, split="test")
+        calibrated = plan.accuracy_on("calibration")
+        assert scored.map == pytest.approx(calibrated.map, abs=0.06)
+        assert scored.escalated == pytest.approx(calibrated.escalated, abs=0.12)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(30, 400), st.floats(0.0, 0.4), st.integers(0, 1000))
+def test_the_bound_lies_above_the_mean_and_falls_with_confidence(count: int, rate: float, seed: int) -> None:
+    """A bound is at least the mean seen, and asking for less confidence lowers it."""
+    excess = (np.random.default_rng(seed).random(count) < rate).astype(np.float64)
+    sure, unsure = excess_bound(excess, 0.01), excess_bound(excess, 0.2)
+    assert float(excess.mean()) <= unsure <= sure <= 1.0
+    assert hoeffding_bentkus_p(float(excess.mean()), count, sure) <= 0.01
+
+
+def test_the_bound_holds_as_often_as_it_says() -> None:
+    """Over many draws the true mean exceeds the bound at level 0.1 in at most a tenth of them."""
+    rng = np.random.default_rng(0)
+    true = 0.05
+    broken = sum(excess_bound((rng.random(200) < true).astype(np.float64), 0.1) < true for _ in range(300))
+    assert broken <= 0.1 * 300
+
+
+def test_losses_outside_the_unit_interval_are_refused() -> None:
+    """The bound is for losses in [0, 1] alone."""
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        excess_bound(np.array([0.2, 1.5]), 0.1)
+
+
+def test_answers_are_one_per_image(drawn: Scene) -> None:
+    """Answers that are fewer than the frames are refused."""
+    made = artifact("small", drawn, weakness=1.5, ms=2.0, seed=1)
+    with pytest.raises(ValueError, match="argument"):
+        answered(made.answers[:-1], drawn.images, made.table, fit_alignment(made.table, CLASSES))
