@@ -9,7 +9,7 @@ An option that is not given keeps what the run has, or the default when the run 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -101,9 +101,7 @@ def run(
 
 
 @app.command(rich_help_panel=_ONE)
-def data(
-    run: Run, data: Data, calibration_share: CalibrationShare = None, again: Again = False
-) -> None:
+def data(run: Run, data: Data, calibration_share: CalibrationShare = None, again: Again = False) -> None:
     """Begin a run: read and check the data set."""
     given = {"data": data, "calibration_share": calibration_share}
     _do(run, ("data",), given, again="data" if again else None)
@@ -193,7 +191,7 @@ app.command(rich_help_panel="Tools")(tools.triton)
 def _do(
     root: Path,
     names: Sequence[str],
-    given: dict[str, object],
+    given: Mapping[str, object],
     *,
     repo: Path | None = None,
     again: str | None = None,

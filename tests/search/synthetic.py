@@ -42,7 +42,7 @@ def scene(count: int, seed: int) -> Scene:
 def artifact(
     name: str, scene_: Scene, *, weakness: float, ms: float, seed: int, boast: float = 1.0
 ) -> Artifact:
-    """Answer a scene: boxes are off and missing by `weakness` times the difficulty; scores are powered by `boast`."""
+    """Answer a scene: boxes are off and missing by weakness times difficulty; scores become score**boast."""
     rng = np.random.default_rng([seed, 2])
     answers = []
     for truth, hard in zip(scene_.truths, scene_.difficulty, strict=True):

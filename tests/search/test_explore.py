@@ -79,9 +79,14 @@ def test_a_small_space_is_searched_whole(tmp_path: Path) -> None:
     """A budget larger than the space ends with every subnet evaluated once."""
     space = tiny_space()
     done = explore(
-        space, Counting(), lambda a: 1.0 + space.cost(a).macs * 1e-7, Journal(tmp_path / "j"), budget=99, seed=0,
+        space,
+        Counting(),
+        lambda a: 1.0 + space.cost(a).macs * 1e-7,
+        Journal(tmp_path / "j"),
+        budget=99,
+        seed=0,
         population=4,
-    )  # fmt: skip
+    )
     assert len({candidate.architecture for candidate in done}) == space.size() == len(done)
 
 
@@ -114,7 +119,7 @@ points = st.lists(
 @settings(derandomize=True, deadline=None)
 @given(points, st.integers(2, 12))
 def test_what_is_kept_has_the_ends_of_the_frontier(drawn: list[tuple[float, float]], count: int) -> None:
-    """Kept are the most accurate and the fastest, at most as many as asked, and none while better ones wait."""
+    """Kept are the most accurate and the fastest, as many as asked, and none while better ones wait."""
     candidates = [
         Candidate(architecture=f"a{i}", generation=0, accuracy=m, latency_ms=ms, seconds=0.0)
         for i, (ms, m) in enumerate(drawn)

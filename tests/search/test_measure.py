@@ -120,9 +120,12 @@ def _screened(name: str, architecture: str, accuracy: float, p50_ms: float, size
 def test_the_fastest_precision_that_costs_little_accuracy_wins() -> None:
     """int8 is chosen where it loses less than the tolerance, bf16 where int8 loses more."""
     entries = [
-        _screened("a-f32", "a", 0.600, 9.0), _screened("a-bf16", "a", 0.601, 5.0), _screened("a-int8", "a", 0.597, 3.0),
-        _screened("b-f32", "b", 0.700, 9.0), _screened("b-bf16", "b", 0.699, 5.0), _screened("b-int8", "b", 0.670, 3.0),
-    ]  # fmt: skip
+        _screened(f"{name}-{precision}", name, accuracy, p50_ms)
+        for name, accuracies in (("a", (0.600, 0.601, 0.597)), ("b", (0.700, 0.699, 0.670)))
+        for precision, accuracy, p50_ms in zip(
+            ("f32", "bf16", "int8"), accuracies, (9.0, 5.0, 3.0), strict=True
+        )
+    ]
     chosen = best_precision(entries, 0.005)
     assert [entry.variant.name for entry in chosen] == ["a-int8", "b-bf16"]
 

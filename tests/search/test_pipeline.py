@@ -32,7 +32,8 @@ def arguments(given: Path, out: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "search", "run", "--data", str(given / "data"), "--out", str(out),
         "--repo", str(out.parent / f"{out.name}-repo"), "--space", str(given / "space.json"),
-        "--latency-table", str(given / "table.json"), "--steps", "6", "--batch-size", "4", "--checkpoint-s", "0",
+        "--latency-table", str(given / "table.json"), "--steps", "6", "--batch-size", "4",
+        "--checkpoint-s", "0",
         "--candidates", "6", "--population", "3", "--search-images", "6", "--keep", "3", "--publish", "2",
         "--samples", "20", "--workers", "1", "--seed", "5", *more,
     ]  # fmt: skip
@@ -45,7 +46,7 @@ def to_the_end(command: list[str]) -> str:
 
 
 def killed_when(command: list[str], reached: Callable[[], bool], delay_s: float) -> bool:
-    """Start the command, kill it `delay_s` after `reached` becomes true; return whether it was still alive."""
+    """Kill the command `delay_s` after `reached` becomes true; return whether it was still alive."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not reached() and process.poll() is None:

@@ -36,7 +36,7 @@ def table(tmp_path: Path) -> LatencyTable:
 
 
 def test_left_out_subnets_are_estimated_well(table: LatencyTable) -> None:
-    """Twenty-eight measured subnets with 2 % of noise estimate a left-out one within 10 % and rank it right."""
+    """Twenty-eight measured subnets with 2 % of noise estimate a left-out one within 10 %."""
     error = held_out_error(SPACE, table)
     assert error.mean_relative < 0.10
     assert error.rank_correlation > 0.97

@@ -32,9 +32,15 @@ class Made:
     def variant(self, precision: Precision) -> Variant:
         model = self.int8 if precision == "int8" else self.exported.path
         variant = unmeasured(
-            name=f"largest-{precision}", architecture="a", resolution_wh=self.resolution_wh, precision=precision,
-            parameters=1, macs=1, nms_iou=None, model=model,
-        )  # fmt: skip
+            name=f"largest-{precision}",
+            architecture="a",
+            resolution_wh=self.resolution_wh,
+            precision=precision,
+            parameters=1,
+            macs=1,
+            nms_iou=None,
+            model=model,
+        )
         target = self.root / variant.segments[0].file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(model.read_bytes())

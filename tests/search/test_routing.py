@@ -70,7 +70,7 @@ def test_a_rare_class_leans_on_the_others(drawn: Scene) -> None:
     pooled = np.mean([curve.quality for curve in three.curves[:2]], axis=0)
     assert np.abs(np.asarray(three.curves[2].quality) - pooled).max() < 0.1
     empty = artifact("none", Scene((), (), np.empty(0)), weakness=1.0, ms=1.0, seed=1)
-    assert fit_alignment(empty.table, 2).curves[0].apply(np.float32([0.3])) == pytest.approx(0.3)
+    assert fit_alignment(empty.table, 2).curves[0].apply(np.array([0.3], np.float32)) == pytest.approx(0.3)
 
 
 def test_influences_rank_images_as_exact_swaps_do() -> None:
