@@ -27,6 +27,7 @@ FORM_FIELDS = ("file", "image")
 # Boundaries, part headers and small other fields around the one image.
 _FORM_OVERHEAD = 64 * 1024
 _MAX_PARTS = 8
+_MAX_PART_HEADER = 4096
 _PIECE = 16 * 1024
 
 
@@ -112,9 +113,15 @@ class _Form:
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
+        self._check_header()
 
     def _header_value_piece(self, data: bytes, start: int, end: int) -> None:
         self._header_value += data[start:end]
+        self._check_header()
+
+    def _check_header(self) -> None:
+        if len(self._header_name) + len(self._header_value) > _MAX_PART_HEADER:
+            raise MalformedRequest(f"multipart body: a part's header exceeds {_MAX_PART_HEADER} bytes")
 
     def _header_end(self) -> None:
         if self._header_name.lower() == b"content-disposition":
