@@ -59,6 +59,9 @@ def command(
             envvar="PARETOGATE_TRITON_SHARED_MEMORY", help="Triton is on this host", rich_help_panel="Engine"
         ),
     ] = False,
+    triton_runs: Annotated[
+        str, _option("triton_runs", "What Triton's repository was rendered for", "Engine")
+    ] = _DEFAULT["triton_runs"],
     engine_timeout_s: Annotated[
         float, _option("engine_timeout_s", "Longest wait for one inference", "Engine")
     ] = _DEFAULT["engine_timeout_s"],

@@ -82,7 +82,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
             shared_memory=config.triton_shared_memory,
         )
     try:
-        fleet = _measured(load_fleet(repository, engine), engine, config)
+        fleet = _measured(load_fleet(repository, engine, triton_runs=config.triton_runs), engine, config)
         home = _home(fleet, config.operating_point)
         mean_ms = fleet.mean_ms(frontier.decode)
         slow_down = SlowDown(clock)

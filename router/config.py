@@ -43,6 +43,7 @@ class Config(BaseModel):
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False
+    triton_runs: Literal["onnxruntime", "openvino"] = "onnxruntime"
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
     operating_point: str = "balanced"

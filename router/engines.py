@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frontier import Frontier, OperatingPoint, Plan, Variant
-from model_repo.latency import Environment, Histogram, LatencyProfile
+from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, EngineUnavailable, answer_frame
 
@@ -42,12 +42,17 @@ class ServedPoint:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What an engine serves of a repository; `profiles` are those in force, by variant name."""
+    """What an engine serves of a repository.
+
+    profiles: those in force, by variant name. source: the runtime whose measurements in the manifest apply;
+    it differs from the engine's where Triton runs what was published for one of the embedded runtimes.
+    """
 
     plans: tuple[Plan, ...]
     variants: Mapping[str, Variant]
     points: tuple[ServedPoint, ...]
     profiles: Mapping[str, tuple[LatencyProfile, ...]]
+    source: RuntimeName
     measured_here: bool
 
     def mean_ms(self, decode: Histogram) -> Mapping[str, float]:
@@ -72,14 +77,19 @@ def _reach(plan: Plan) -> tuple[float, ...]:
     return (1.0, *(known if len(known) == later else (1.0,) * later))
 
 
-def load_fleet(repository: Repository, engine: Engine) -> Fleet:
+def load_fleet(repository: Repository, engine: Engine, *, triton_runs: RuntimeName = "onnxruntime") -> Fleet:
     """Load every variant that a plan for this runtime needs; profiles are the manifest's.
 
+    A Triton that nothing was measured on runs the same files by `triton_runs`, the runtime that its
+    repository was rendered for: plans, accuracy and alignments of that one apply, latencies do not.
     A variant that the engine refuses takes its plans out of service, with a warning. Raises StartupError
     when no plan is left.
     """
     frontier = repository.frontier
-    candidates = [plan for plan in frontier.plans if engine.runtime in plan.engines]
+    source = engine.runtime
+    if source == "triton" and not any(source in plan.engines for plan in frontier.plans):
+        source = triton_runs
+    candidates = [plan for plan in frontier.plans if source in plan.engines]
     names = sorted({stage.variant for plan in candidates for stage in plan.stages})
     loaded: dict[str, Variant] = {}
     for name in names:
@@ -93,13 +103,13 @@ def load_fleet(repository: Repository, engine: Engine) -> Fleet:
     plans = tuple(plan for plan in candidates if all(stage.variant in loaded for stage in plan.stages))
     if not plans:
         raise StartupError(
-            f"no plan of {repository.root} runs on {engine.runtime}: "
+            f"no plan of {repository.root} runs on {source}: "
             f"{len(candidates)} of {len(frontier.plans)} plans name it, {len(loaded)} of {len(names)}"
             " variants were loaded; choose another --runtime or publish for this one"
         )
     points = tuple(_serve_point(point, frontier, plans) for point in frontier.operating_points)
-    profiles = {name: variant.on(engine.runtime).latency for name, variant in loaded.items()}
-    return Fleet(plans, loaded, points, profiles, measured_here=False)
+    profiles = {name: variant.on(source).latency for name, variant in loaded.items()}
+    return Fleet(plans, loaded, points, profiles, source, measured_here=False)
 
 
 def _serve_point(point: OperatingPoint, frontier: Frontier, plans: Sequence[Plan]) -> ServedPoint:
@@ -122,6 +132,7 @@ def difference(profile: LatencyProfile, engine: Engine, here: Environment, threa
     """Say in words how a profile's circumstances differ from the present ones, None when they do not."""
     there = profile.environment
     for what, measured, present in (
+        ("runtime", profile.runtime, engine.runtime),
         ("machine", there.machine, here.machine),
         ("device", there.device, here.device),
         ("number of cores", there.cores, here.cores),
@@ -159,7 +170,7 @@ def measure_fleet(
         )
         for name, variant in fleet.variants.items()
     }
-    return Fleet(fleet.plans, fleet.variants, fleet.points, profiles, measured_here=True)
+    return replace(fleet, profiles=profiles, measured_here=True)
 
 
 def _measure(

@@ -116,7 +116,7 @@ class Executor:
             if stage.rule is not None
         }
         self._alignments = {
-            name: variant.on(engine.runtime).alignment for name, variant in fleet.variants.items()
+            name: variant.on(fleet.source).alignment for name, variant in fleet.variants.items()
         }
 
     def run(self, job: Job, cancelled: Callable[[], bool]) -> Worked:

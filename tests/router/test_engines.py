@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
@@ -90,3 +91,27 @@ def test_three_failures_in_a_row_make_an_engine_ill_and_one_success_well() -> No
     assert not health.well
     health.succeeded()
     assert health.well
+
+
+def test_a_triton_that_nothing_was_measured_on_serves_what_its_runtime_was_published_with(
+    repository: Repository,
+) -> None:
+    """Plans and alignments are those of the runtime that Triton runs; its latencies are no evidence."""
+    frontier = repository.frontier
+    embedded = frontier.model_copy(
+        update={
+            "variants": tuple(
+                variant.model_copy(update={"measurements": (variant.on("openvino"),)})
+                for variant in frontier.variants
+            ),
+            "plans": tuple(plan.model_copy(update={"engines": ("openvino",)}) for plan in frontier.plans),
+        }
+    )
+    engine = FakeEngine(name="triton")
+    fleet = load_fleet(replace(repository, frontier=embedded), engine, triton_runs="openvino")
+    assert fleet.source == "openvino"
+    assert {plan.name for plan in fleet.plans} == {plan.name for plan in frontier.plans}
+    profile = fleet.profiles["tiny-0"][0]
+    assert "runtime" in (difference(profile, engine, profile.environment, profile.threads) or "")
+    with pytest.raises(StartupError, match="onnxruntime"):
+        load_fleet(replace(repository, frontier=embedded), engine, triton_runs="onnxruntime")
