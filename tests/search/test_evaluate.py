@@ -11,7 +11,7 @@ import torch
 from model_repo.detections import Detections
 from search.evaluate import FrameStore, SubnetEvaluator, predict, recalibrate
 from search.supernet.model import Supernet
-from tests.search.tiny import TINY, tiny_dataset
+from tests.search.rectangles import TINY, tiny_dataset
 
 
 @pytest.fixture

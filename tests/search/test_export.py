@@ -15,7 +15,7 @@ from search.export import INPUT_NAME, OUTPUT_NAME, export_onnx
 from search.space import Architecture
 from search.supernet.model import Supernet
 from search.supernet.plain import PlainDetector
-from tests.search.tiny import TINY
+from tests.search.rectangles import TINY
 
 
 def frames_for(arch: Architecture, batch: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -51,14 +51,28 @@ def test_a_student_like_its_teacher_has_the_teachers_box_loss() -> None:
     assert torch.isclose(loss.boxes, same.boxes)
 
 
-def test_the_loss_is_linear_in_the_share() -> None:
-    """Half a share of teacher is the mean of none and all."""
+def test_boxes_are_taught_in_proportion_to_the_share() -> None:
+    """Half a share of teacher gives the mean of the box losses of none and all."""
     _, teacher = label_loss(outputs(1), ANCHORS, TARGETS)
     none, half, full = (
-        float(distillation_loss(outputs(2), ANCHORS, TARGETS, teacher, share=share).total)
+        float(distillation_loss(outputs(2), ANCHORS, TARGETS, teacher, share=share).boxes)
         for share in (0.0, 0.5, 1.0)
     )
     assert half == pytest.approx((none + full) / 2, rel=1e-4)
+    assert none != full
+
+
+def test_background_weighs_little_unless_it_is_far_off() -> None:
+    """Anchors far from every object add next to nothing at a low score, and much at a high one."""
+    nothing = Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    losses: list[float] = []
+    for logit in (-4.0, 2.0):
+        raw = outputs(1)
+        for level in raw.logits:
+            level.fill_(logit)
+        losses.append(float(label_loss(raw, ANCHORS, nothing)[0].classes) / (2 * 84 * 2))
+    assert losses[0] < 1e-4
+    assert losses[1] > 0.5
 
 
 def test_nothing_flows_back_into_the_teacher() -> None:

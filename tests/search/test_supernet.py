@@ -14,7 +14,7 @@ from search.supernet.decode import anchors_for, boxes_from, detections_from, fla
 from search.supernet.head import RawOutputs
 from search.supernet.model import Supernet
 from search.supernet.plain import PlainConv
-from tests.search.tiny import TINY
+from tests.search.rectangles import TINY
 
 
 def pixels(resolution: int, count: int = 2, seed: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ from search.train import (
     subnets_of,
     train,
 )
-from tests.search.tiny import TINY, tiny_dataset
+from tests.search.rectangles import TINY, tiny_dataset
 
 CONFIG = TrainConfig(steps=6, batch_size=2, threads=1, checkpoint_every_s=0.0)
 
@@ -76,7 +76,7 @@ from dataclasses import replace
 from pathlib import Path
 from search.train import train
 from tests.search.test_train import CONFIG
-from tests.search.tiny import TINY, tiny_dataset
+from tests.search.rectangles import TINY, tiny_dataset
 folder = Path(sys.argv[1])
 config = replace(CONFIG, steps=60,
         learning_rate=5e-30)
@@ -103,8 +103,13 @@ def test_a_killed_process_leaves_a_resumable_folder(tmp_path: Path) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(replace(CONFIG, steps=60,
-        learning_rate=5e-30), TINY, tiny_dataset(tmp_path), tmp_path / "cut", progress)
+        train(
+            replace(CONFIG, steps=60, learning_rate=5e-30),
+            TINY,
+            tiny_dataset(tmp_path),
+            tmp_path / "cut",
+            progress,
+        )
     assert steps[0] >= 4
 
 
