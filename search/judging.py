@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from search.artifacts import cores
 from search.data.coco import read_dataset
 from search.evaluate import SubnetEvaluator
 from search.space import Architecture
@@ -29,8 +30,13 @@ class Judge:
     seed: int
     nms_iou: float
 
-    def evaluator(self, *, exact: bool) -> SubnetEvaluator:
-        """Make the evaluator; `exact` computes in float32, as files are exported."""
+    def evaluator(self, *, exact: bool, threads: int) -> SubnetEvaluator:
+        """Make the evaluator; `exact` computes in float32, as files are exported.
+
+        The number of threads decides how sums are split and so about the last bits: it is set here, whatever
+        ran before in this process.
+        """
+        torch.set_num_threads(threads)
         return SubnetEvaluator(
             load_supernet(Path(self.weights)),
             read_dataset(Path(self.data), calibration_share=self.calibration_share),
@@ -67,7 +73,7 @@ class Evaluation:
             return
         for architecture in architectures:
             if self._here is None:
-                self._here = self._judge.evaluator(exact=False)
+                self._here = self._judge.evaluator(exact=False, threads=cores())
             yield self._judge.judged(self._here, architecture)
 
 
@@ -78,5 +84,4 @@ def _judged_in_worker(judge: Judge, architecture: Architecture) -> tuple[float, 
 @lru_cache(maxsize=1)
 def _worker_evaluator(judge: Judge) -> SubnetEvaluator:
     """Return the worker process's evaluator: made for its first subnet, kept for the others."""
-    torch.set_num_threads(1)
-    return judge.evaluator(exact=False)
+    return judge.evaluator(exact=False, threads=1)

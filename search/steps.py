@@ -191,7 +191,7 @@ def export(context: Context) -> list[Path]:
     chosen = kept(read_candidates(context), settings.keep)
     for left in root.glob(".making-*"):  # by a run that was stopped
         rmtree(left)
-    evaluator = _judge(context).evaluator(exact=True)
+    evaluator = _judge(context).evaluator(exact=True, threads=cores())
     frames: list[NDArray[np.uint8]] = []
     context.progress.start("export", len(chosen))
     every: list[Artifact] = []
@@ -276,7 +276,7 @@ def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTab
 def _measured_p50_ms(context: Context, space: Space, architectures: Sequence[Architecture]) -> list[float]:
     """Export subnets and measure them on the first runtime, one thread, in interleaved rounds."""
     settings = context.settings
-    evaluator = _judge(context).evaluator(exact=False)
+    evaluator = _judge(context).evaluator(exact=False, threads=cores())
     frames = some_frames(context.dataset().splits["train"].images, _TABLE_FRAMES, settings.seed)
     engine = make_engine(settings.runtimes[0], threads=1, parallelism=1)
     variants: list[Variant] = []
