@@ -1,11 +1,11 @@
 """What the largest subnet and the others learn from: labels, and the largest subnet's own predictions.
 
 Class scores learn the expected overlap by cross entropy, which at background anchors is weighted by the
-squared distance from the target (quality focal loss, https://arxiv.org/abs/2006.04388) and at positive ones is
-whole.  Without the first, the thousands of background anchors push the class branch to zero on frames with few
-objects, and its ReLUs never recover (measured: all scores equal after 1,100 steps).  Without the second,
-classes are told apart slowly (measured: 21 % of positive anchors right after 240 steps against 45 %, seven
-classes).  Boxes learn by generalized IoU (https://arxiv.org/abs/1902.09630).
+squared distance from the target (quality focal loss, https://arxiv.org/abs/2006.04388) and at positive ones
+is whole. Without the first, the thousands of background anchors push the class branch to zero on frames
+with few objects, and its ReLUs never recover (measured: all scores equal after 1,100 steps). Without the
+second, classes are told apart slowly (measured: 21 % of positive anchors right after 240 steps against 45
+%, seven classes). Boxes learn by generalized IoU (https://arxiv.org/abs/1902.09630).
 """
 
 from __future__ import annotations

@@ -78,8 +78,7 @@ from search.train import train
 from tests.search.test_train import CONFIG
 from tests.search.rectangles import TINY, tiny_dataset
 folder = Path(sys.argv[1])
-config = replace(CONFIG, steps=60,
-        learning_rate=5e-30)
+config = replace(CONFIG, steps=400)
 train(config, TINY, tiny_dataset(folder), folder / "cut", lambda report: print(report.step, flush=True))
 """
 
@@ -103,13 +102,7 @@ def test_a_killed_process_leaves_a_resumable_folder(tmp_path: Path) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(
-            replace(CONFIG, steps=60, learning_rate=5e-30),
-            TINY,
-            tiny_dataset(tmp_path),
-            tmp_path / "cut",
-            progress,
-        )
+        train(replace(CONFIG, steps=400), TINY, tiny_dataset(tmp_path), tmp_path / "cut", progress)
     assert steps[0] >= 4
 
 
