@@ -1,0 +1,23 @@
+"""How a process that trains treats memory and compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1))
+"""glibc's M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
+
+
+def keep_for_reuse() -> None:
+    """Keep memory and compiled kernels that a step frees and the next one needs again.
+
+    Step by step the shapes change, so by default the C library hands every large tensor's pages back to the
+    system and oneDNN forgets kernels before they return (1,024 are kept).  Keeping both makes a step 1.4x
+    faster (measured: 801 ms to 587 ms on 2 cores).
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "12000")  # read at the first convolution
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; other C libraries have none
+    if mallopt is not None:
+        for parameter, value in _MALLOC_OPTIONS:
+            mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
