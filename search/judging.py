@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -57,7 +59,11 @@ class Evaluation:
     def __init__(self, judge: Judge, workers: int) -> None:
         self._judge = judge
         self._here: SubnetEvaluator | None = None
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else None
+        self._pool = (
+            ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
+            if workers > 1
+            else None
+        )
 
     def __enter__(self) -> Evaluation:
         return self
@@ -75,6 +81,18 @@ class Evaluation:
             if self._here is None:
                 self._here = self._judge.evaluator(exact=False, threads=cores())
             yield self._judge.judged(self._here, architecture)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the search is killed: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None  # a pool's worker has one
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _judged_in_worker(judge: Judge, architecture: Architecture) -> tuple[float, float]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from search.pipeline import Context
     from search.train import StepReport
 
-QUANTIZATION_FRAMES = 64
+QUANTIZATION_FRAMES = 32
 _TABLE_FRAMES = 24
 _TABLE_SAMPLES = 40
 _ROLES: tuple[SplitName, ...] = ("train", "calibration", "valid", "test")
