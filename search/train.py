@@ -255,7 +255,7 @@ class _Run:
         config = self.config
         calm = config.augment.without_mosaic()
         step = self.step
-        while config.steps is None or step < config.steps:
+        while step < config.steps if config.steps is not None else not self.exhausted:
             share = self.share if config.steps is None else step / config.steps
             resolution = resolution_of(config.seed, step, self.space.resolutions)
             augment = calm if share >= 1.0 - config.calm_share else config.augment
