@@ -65,7 +65,7 @@ class Settings(Value):
     latency_subnets: Annotated[int, Field(ge=4)] = 24
     latency_precision: Precision = "int8"
     latency_table: str | None = None
-    workers: PositiveInt = 1
+    workers: PositiveInt = 2
     checkpoint_s: NonNegativeFloat = 60.0
     keep: Annotated[int, Field(ge=2)] = 24
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = PRECISIONS
