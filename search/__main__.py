@@ -46,8 +46,8 @@ CalibrationShare = Annotated[
     float | None, typer.Option(help="of train, where the data has no calibration split of its own [0.2]")
 ]
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="JSON file of the search space's choices")]
-Candidates = Annotated[int | None, typer.Option(help="subnets to evaluate [96]")]
-Population = Annotated[int | None, typer.Option(help="subnets per generation [16]")]
+Candidates = Annotated[int | None, typer.Option(help="subnets to evaluate [240]")]
+Population = Annotated[int | None, typer.Option(help="subnets per generation [24]")]
 ExploreMinutes = Annotated[float | None, typer.Option(help="start no candidate after this time [no limit]")]
 SearchImages = Annotated[int | None, typer.Option(help="validation images to judge candidates on [128]")]
 Table = Annotated[Path | None, typer.Option("--latency-table", help="measured latencies of an earlier run")]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ from model_repo.value import Value
 from search.run_folder import Journal, Progress, RunError, Silent
 from search.space import Architecture, Space
 
-POPULATION = 16
+POPULATION = 24
 _DRAWS_PER_PLACE = 6
 
 
@@ -114,22 +115,26 @@ def explore(
 def _first_generation(
     space: Space, latency_ms: Callable[[Architecture], float], count: int, rng: np.random.Generator
 ) -> list[Architecture]:
-    """Return the smallest, the largest, and random subnets spread evenly over log latency.
+    """Return smallest and largest, both also at other resolutions, and random ones spread over log latency.
 
     Drawn uniformly, nearly all subnets of a large space cost about the same; the ends of the curve would
-    have to be found by mutation alone.
+    have to be found by mutation alone. The best resolution of the largest network is rarely the highest.
     """
-    ends = list(dict.fromkeys([space.smallest, space.largest]))[:count]
+    steps = max(len(space.resolutions) // 5, 1)
+    ladder = space.resolutions[steps:-1:steps]
+    every = [space.smallest, space.largest, *(replace(space.largest, resolution=r) for r in ladder)]
+    every += [replace(space.smallest, resolution=r) for r in ladder[: len(ladder) // 2]]
+    ends = list(dict.fromkeys(every))[:count]
     pool = list(dict.fromkeys(_graded(space, rng) for _ in range(count * _DRAWS_PER_PLACE)))
     pool = [architecture for architecture in pool if architecture not in ends]
     log_ms = np.log([latency_ms(architecture) for architecture in pool]) if pool else np.empty(0)
     low, high = np.log(latency_ms(space.smallest)), np.log(latency_ms(space.largest))
     chosen: list[int] = []
-    for place in np.linspace(low, high, count)[1:-1]:
+    for place in np.linspace(low, high, count - len(ends) + 2)[1:-1]:
         free = [i for i in range(len(pool)) if i not in chosen]
         if free:
             chosen.append(min(free, key=lambda i: (abs(log_ms[i] - place), i)))
-    return [*ends, *(pool[i] for i in chosen)][:count]
+    return [*ends, *(pool[i] for i in chosen)]
 
 
 def _graded(space: Space, rng: np.random.Generator) -> Architecture:

@@ -58,8 +58,8 @@ class Settings(Value):
     random_subnets: Annotated[int, Field(ge=0)] = 1
     any_way_up: bool = False
     space: SpaceChoices = SpaceChoices()
-    candidates: Annotated[int, Field(ge=2)] = 96
-    population: Annotated[int, Field(ge=2)] = 16
+    candidates: Annotated[int, Field(ge=2)] = 240
+    population: Annotated[int, Field(ge=2)] = 24
     explore_minutes: PositiveFloat | None = None
     search_images: PositiveInt = 128
     latency_subnets: Annotated[int, Field(ge=4)] = 24
