@@ -172,6 +172,7 @@ async def _load_every_point(
 
 def _table(runs: Sequence[tuple[str, Run]]) -> Table:
     table = Table("operating point", "plan", "frames", "escalated", "p50 ms", "p99 ms", "mAP", "mAP@.5")
+    table.columns[1].overflow = "fold"
     for column in table.columns[2:]:
         column.justify = "right"
     for point, run in runs:

@@ -128,6 +128,7 @@ def cascade(
     with ConsoleProgress(console) as progress:
         result = measure(read(repo), read_dataset(data), progress, frames=frames)
     table = Table("", "mAP", "mAP@.5", "mean ms", "p99 ms", "escalated")
+    table.columns[0].overflow = "fold"
     for row in result.rows:
         mark = (
             " (largest)" if row.name == result.largest else " (chosen)" if row.name == result.chosen else ""
@@ -162,7 +163,8 @@ def difficulty(repo: _Repo, data: _Data) -> None:
     console = Console()
     with ConsoleProgress(console) as progress:
         rows = measure(read(repo), read_dataset(data), progress)
-    table = Table("mAP by tenth, easiest first", *(str(k) for k in range(1, 11)), "all")
-    for name, tenths, over_all in rows:
-        table.add_row(name, *(f"{value:.3f}" for value in tenths), f"{over_all:.3f}")
+    table = Table("tenth, easiest first", *(name for name, _, _ in rows))
+    for k, values in enumerate(zip(*(tenths for _, tenths, _ in rows), strict=True), start=1):
+        table.add_row(str(k), *(f"{value:.3f}" for value in values))
+    table.add_row("all", *(f"{over_all:.3f}" for _, _, over_all in rows))
     console.print(table)
