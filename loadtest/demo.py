@@ -218,8 +218,8 @@ def _check(runs: Sequence[tuple[str, Run]]) -> None:
 
 
 def _wait_for_the_end(process: subprocess.Popen[bytes], console: Console) -> None:
-    console.print("Ctrl-C ends it")
     try:
+        console.print("Ctrl-C ends it")
         status = process.wait()
     except KeyboardInterrupt:
         console.print("stopping the gateway")
