@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -218,13 +219,18 @@ def _check(runs: Sequence[tuple[str, Run]]) -> None:
 
 
 def _wait_for_the_end(process: subprocess.Popen[bytes], console: Console) -> None:
+    """Wait for Ctrl-C or for the gateway to end; a flag and no exception, which could hit anywhere."""
+    told = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda number, frame: told.set())
     try:
         console.print("Ctrl-C ends it")
-        status = process.wait()
-    except KeyboardInterrupt:
-        console.print("stopping the gateway")
-        return
-    raise DemoError(f"the gateway ended by itself with status {status}")
+        while process.poll() is None and not told.wait(_POLL_S):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not told.is_set():
+        raise DemoError(f"the gateway ended by itself with status {process.returncode}")
+    console.print("stopping the gateway")
 
 
 def _last_words(log: Path) -> str:
