@@ -1,11 +1,11 @@
 """What the largest subnet and the others learn from: labels, and the largest subnet's own predictions.
 
 Class scores learn the expected overlap by cross entropy, which at background anchors is weighted by the
-squared distance from the target (quality focal loss, https://arxiv.org/abs/2006.04388) and at positive ones
-is whole. Without the first, the thousands of background anchors push the class branch to zero on frames
-with few objects, and its ReLUs never recover (measured: all scores equal after 1,100 steps). Without the
-second, classes are told apart slowly (measured: 21 % of positive anchors right after 240 steps against 45
-%, seven classes). Boxes learn by generalized IoU (https://arxiv.org/abs/1902.09630).
+distance from the target (quality focal loss with power 1, https://arxiv.org/abs/2006.04388) and at positive
+ones is whole. Without the weight, the thousands of background anchors push the class branch to zero on frames
+with few objects, and its ReLUs never recover (measured: all scores equal after 1,100 steps). With the square
+that the paper takes, large subnets learn slowly (measured after 400 steps on blood cells: mAP@0.5 0.736
+against 0.801). Boxes learn by generalized IoU (https://arxiv.org/abs/1902.09630).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from search.supernet.decode import Anchors, boxes_from, flattened
 from search.supernet.head import RawOutputs
 
 BOX_WEIGHT = 2.5
-BACKGROUND_WEIGHT = 0.75
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ def distillation_loss(
 
 def _class_loss(logits: Tensor, wanted: Tensor, found: Assignment) -> Tensor:
     """Sum the cross entropy to `wanted` [N, A, classes], whole at positive anchors, elsewhere weighted by the
-    squared distance of the score from what is wanted."""
-    weight = BACKGROUND_WEIGHT * (logits.detach().sigmoid() - wanted).square()
+    distance of the score from what is wanted."""
+    weight = (logits.detach().sigmoid() - wanted).abs()
     weight[found.image, found.anchor] = 1.0
     return F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="sum")
 

@@ -71,7 +71,7 @@ def test_background_weighs_little_unless_it_is_far_off() -> None:
         for level in raw.logits:
             level.fill_(logit)
         losses.append(float(label_loss(raw, ANCHORS, nothing)[0].classes) / (2 * 84 * 2))
-    assert losses[0] < 1e-4
+    assert losses[0] < 1e-3  # plain cross entropy: 1.8e-2
     assert losses[1] > 0.5
 
 

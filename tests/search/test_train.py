@@ -165,11 +165,19 @@ def test_weights_load_as_the_space_says(tmp_path: Path) -> None:
 
 def test_the_sandwich_has_both_ends() -> None:
     """Every step trains the largest first, the smallest, and random subnets, all at the step's resolution."""
-    archs = subnets_of(replace(CONFIG, random_subnets=2), TINY, 3, 64)
+    archs = subnets_of(replace(CONFIG, random_subnets=2), TINY, 3, 64, CONFIG.solo_share)
     assert archs[0] == replace(TINY.largest, resolution=64)
     assert archs[1] == replace(TINY.smallest, resolution=64)
     assert len(set(archs)) == len(archs)
     assert {arch.resolution for arch in archs} == {64}
+
+
+def test_the_largest_learns_alone_at_first(tmp_path: Path) -> None:
+    """The first share of the budget trains the largest subnet alone, the rest the whole sandwich."""
+    reports: list[StepReport] = []
+    config = replace(CONFIG, steps=5, solo_share=0.4)
+    train(config, TINY, tiny_dataset(tmp_path), tmp_path / "run", reports.append)
+    assert [report.others > 0 for report in reports] == [False, False, True, True, True]
 
 
 def test_batches_are_pure_and_threads_keep_order(tmp_path: Path) -> None:
