@@ -211,6 +211,22 @@ def best_f1(table: MatchTable) -> tuple[float, float]:
     return float(f1[best]), float(scores[best])
 
 
+def best_f1_by_class(table: MatchTable) -> list[tuple[float, float]]:
+    """Return each class's best F1 at IoU 0.5 with the score threshold that gives it, as `best_f1` does."""
+    out = []
+    for c in range(table.positives.shape[1]):
+        own = table.label == c
+        out.append(
+            best_f1(
+                MatchTable(
+                    table.image[own], table.label[own], table.score[own], table.hit[own], table.ignore[own],
+                    table.positives[:, c : c + 1],
+                )
+            )
+        )  # fmt: skip
+    return out
+
+
 def mix(tables: Sequence[MatchTable], choice: NDArray[np.int64]) -> MatchTable:
     """Return the table in which image i is answered by tables[choice[i]]; all are over the same images."""
     parts = [(table, choice[table.image] == k) for k, table in enumerate(tables)]

@@ -16,8 +16,10 @@ from typing import Annotated
 import typer
 
 from search import tools
+from search.candidates import Objective
 from search.run_folder import RunError
 from search.settings import STEPS
+from search.strategies import Algorithm
 
 app = typer.Typer(
     add_completion=False,
@@ -46,6 +48,17 @@ CalibrationShare = Annotated[
     float | None, typer.Option(help="of train, where the data has no calibration split of its own [0.2]")
 ]
 SpaceFile = Annotated[Path | None, typer.Option("--space", help="JSON file of the search space's choices")]
+AlgorithmName = Annotated[
+    Algorithm | None,
+    typer.Option(help="how subnets are drawn: by two objectives, by one score, or blindly [nsga2]"),
+]
+LatencyWeight = Annotated[
+    float | None, typer.Option(help="for evolution: score = accuracy − this · milliseconds")
+]
+ObjectiveName = Annotated[
+    Objective | None,
+    typer.Option("--objective", help="what accuracy means: mAP@[.5:.95], or best F1 at IoU 0.5 [map]"),
+]
 Candidates = Annotated[int | None, typer.Option(help="subnets to evaluate [240]")]
 Population = Annotated[int | None, typer.Option(help="subnets per generation [24]")]
 ExploreMinutes = Annotated[float | None, typer.Option(help="start no candidate after this time [no limit]")]
@@ -77,6 +90,9 @@ def run(
     any_way_up: AnyWayUp = None,
     space: SpaceFile = None,
     checkpoint_s: CheckpointS = None,
+    algorithm: AlgorithmName = None,
+    latency_weight: LatencyWeight = None,
+    objective: ObjectiveName = None,
     candidates: Candidates = None,
     population: Population = None,
     explore_minutes: ExploreMinutes = None,
@@ -130,6 +146,9 @@ def train(
 @app.command(rich_help_panel=_ONE)
 def explore(
     run: Run,
+    algorithm: AlgorithmName = None,
+    latency_weight: LatencyWeight = None,
+    objective: ObjectiveName = None,
     candidates: Candidates = None,
     population: Population = None,
     explore_minutes: ExploreMinutes = None,

@@ -17,11 +17,11 @@ _RESERVED_BYTES = 1_000_000
 def choose_published(
     screened: Sequence[Screened], count: int, *, max_bytes: float, max_trail: float
 ) -> list[Screened]:
-    """Return at most `count` variants to publish, fastest first, by (log median latency, mAP on valid):
+    """Return at most `count` variants to publish, fastest first, by (log median latency, accuracy on valid):
 
-    1. The most accurate one is in. What comes within 1 point of mAP of it waits until nothing else is left,
-       so that the largest model is worth asking.
-    2. The fastest one that trails it by at most `max_trail` mAP is in; where that spans less than 6 times in
+    1. The most accurate one is in. What comes within a point of it waits until nothing else is left, so that
+       the largest model is worth asking.
+    2. The fastest one that trails it by at most `max_trail` is in; where that spans less than 6 times in
        latency, the most accurate of those that do span it (the fastest there is, if none does).
     3. The others come one by one, each the one that adds most hypervolume to those chosen; when none adds
        any, from what only the chosen ones dominate, and so on.
@@ -32,7 +32,7 @@ def choose_published(
     if not screened:
         raise ValueError("nothing was measured, nothing can be published")
     room = max_bytes - _RESERVED_BYTES
-    top = max(screened, key=lambda entry: (entry.map, -entry.p50_ms))
+    top = max(screened, key=lambda entry: (entry.accuracy, -entry.p50_ms))
     chosen: list[Screened] = []
 
     def take(entry: Screened) -> bool:
@@ -48,15 +48,15 @@ def choose_published(
             f"{top.variant.name} alone has {_bytes(top)} bytes, the limit for all is {max_bytes:.0f}"
         )
     take(_fast_end(screened, top, max_trail))
-    floor = min(entry.map for entry in chosen)
-    pool = [entry for entry in screened if entry not in chosen and entry.map >= floor]
-    waiting = [entry for entry in pool if entry.map > top.map - TOP_MARGIN]
+    floor = min(entry.accuracy for entry in chosen)
+    pool = [entry for entry in screened if entry not in chosen and entry.accuracy >= floor]
+    waiting = [entry for entry in pool if entry.accuracy > top.accuracy - TOP_MARGIN]
     for group in ([entry for entry in pool if entry not in waiting], waiting):
         rest = list(group)
         while rest and len(chosen) < count:
-            best = max(rest, key=lambda entry: (_added(chosen, entry, screened), entry.map))
+            best = max(rest, key=lambda entry: (_added(chosen, entry, screened), entry.accuracy))
             if _added(chosen, best, screened) <= 0:
-                front = [rest[i] for i in non_dominated([(entry.p50_ms, entry.map) for entry in rest])]
+                front = [rest[i] for i in non_dominated([(entry.p50_ms, entry.accuracy) for entry in rest])]
                 best = max(front, key=lambda entry: _gap(chosen, entry))
             take(best)
             rest.remove(best)
@@ -64,14 +64,14 @@ def choose_published(
 
 
 def _fast_end(screened: Sequence[Screened], top: Screened, max_trail: float) -> Screened:
-    near = [entry for entry in screened if entry.map >= top.map - max_trail]
-    fastest = min(near, key=lambda entry: (entry.p50_ms, -entry.map))
+    near = [entry for entry in screened if entry.accuracy >= top.accuracy - max_trail]
+    fastest = min(near, key=lambda entry: (entry.p50_ms, -entry.accuracy))
     if top.p50_ms >= SPAN * fastest.p50_ms:
         return fastest
     spanning = [entry for entry in screened if top.p50_ms >= SPAN * entry.p50_ms]
     if spanning:
-        return max(spanning, key=lambda entry: (entry.map, -entry.p50_ms))
-    return min(screened, key=lambda entry: (entry.p50_ms, -entry.map))
+        return max(spanning, key=lambda entry: (entry.accuracy, -entry.p50_ms))
+    return min(screened, key=lambda entry: (entry.p50_ms, -entry.accuracy))
 
 
 def _bytes(entry: Screened) -> int:
@@ -81,12 +81,12 @@ def _bytes(entry: Screened) -> int:
 def _added(chosen: Sequence[Screened], entry: Screened, every: Sequence[Screened]) -> float:
     """Return the hypervolume that an entry adds to those chosen, against the worst corner of all."""
     worst = math.log(max(other.p50_ms for other in every)) + 1e-6
-    low = min(other.map for other in every) - 1e-6
+    low = min(other.accuracy for other in every) - 1e-6
     return _hypervolume([*chosen, entry], worst, low) - _hypervolume(chosen, worst, low)
 
 
 def _hypervolume(entries: Sequence[Screened], worst_log_ms: float, low: float) -> float:
-    points = [(math.log(entry.p50_ms), entry.map) for entry in entries]
+    points = [(math.log(entry.p50_ms), entry.accuracy) for entry in entries]
     area, below = 0.0, low
     for i in non_dominated(points):
         log_ms, accuracy = points[i]

@@ -6,7 +6,7 @@ few letterboxed training frames (https://arxiv.org/abs/1903.05134) before it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -168,6 +168,19 @@ class SubnetEvaluator:
         indices = range(len(self)) if image_indices is None else image_indices
         answers = self.predictions(self.detector(arch), indices)
         return score([self.truths[index] for index in indices], answers, self._classes)
+
+    def on_slices(
+        self, arch: Architecture, image_indices: Sequence[int], sizes: Sequence[int]
+    ) -> Iterator[Score]:
+        """Yield a subnet's score on the first `sizes[0]` of the images, on the first `sizes[1]`, and so on.
+
+        Each image is answered once, and only when the score that needs it is asked for.
+        """
+        detector = self.detector(arch)
+        answers: list[Detections] = []
+        for size in sizes:
+            answers += self.predictions(detector, image_indices[len(answers) : size])
+            yield score([self.truths[index] for index in image_indices[:size]], answers, self._classes)
 
     def _answer(self, index: int, rows: NDArray[np.float32], detector: PlainDetector) -> Detections:
         image = self._judged.images[index]

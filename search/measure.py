@@ -24,6 +24,7 @@ from model_repo.latency import Environment, Histogram, LatencyProfile, Precision
 from model_repo.publish import file_digest
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.scoring import MatchTable, Truth, bootstrap_map, match, mean_precision, score_table
+from search.candidates import Objective
 from search.run_folder import Progress, Silent, write_bytes
 
 FRAMES_PER_VISIT = 5
@@ -239,13 +240,23 @@ def decode_histogram(encoded: Sequence[bytes], *, samples: int = 200) -> Histogr
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What decides between precisions and between variants: mAP on valid, median latency alone."""
+    """What decides between precisions and between variants: scores on valid, median latency alone.
+
+    `accuracy` is the one of them that the run's objective names.
+    """
 
     variant: Variant
     runtime: RuntimeName
     map: float
     map50: float
+    f1: float
     p50_ms: float
+    objective: Objective = "map"
+
+    @property
+    def accuracy(self) -> float:
+        """Return the score to choose by."""
+        return self.map if self.objective == "map" else self.f1
 
 
 def best_precision(screened: Sequence[Screened], tolerance: float) -> list[Screened]:
@@ -255,8 +266,8 @@ def best_precision(screened: Sequence[Screened], tolerance: float) -> list[Scree
         by_architecture.setdefault(entry.variant.architecture, []).append(entry)
     chosen = []
     for entries in by_architecture.values():
-        best = max(entry.map for entry in entries)
-        near = [entry for entry in entries if entry.map >= best - tolerance]
+        best = max(entry.accuracy for entry in entries)
+        near = [entry for entry in entries if entry.accuracy >= best - tolerance]
         chosen.append(min(near, key=lambda entry: (entry.p50_ms, entry.variant.name)))
     return chosen
 

@@ -65,15 +65,22 @@ def frontier_figure(
 
 
 def training_figure(share: Sequence[float], largest: Sequence[float], others: Sequence[float]) -> Figure:
-    """Draw the training curve: the largest subnet's loss and the mean of the others, smoothed."""
+    """Draw the training curve, smoothed: the largest subnet's loss and, from where they learn too (losses
+    above 0), the mean of the others."""
     figure, axes = _axes(6.2, 3.2)
-    width = max(len(share) // 60, 1)
-    x = np.convolve(100 * np.asarray(share), np.ones(width) / width, "valid")
-    for values, colour, label in (
-        (largest, _MODEL, "largest subnet"),
-        (others, _PLAN, "smallest and random ones"),
+    x, width = 100 * np.asarray(share), max(len(share) // 60, 1)
+    taught = np.flatnonzero(np.asarray(others) > 0)
+    start = int(taught[0]) if len(taught) else len(x)
+    for values, begin, colour, label in (
+        (largest, 0, _MODEL, "largest subnet"),
+        (others, start, _PLAN, "smallest and random ones"),
     ):
-        axes.plot(x, np.convolve(values, np.ones(width) / width, "valid"), color=colour, lw=1.4, label=label)
+        if len(x) - begin < width:
+            continue
+        smooth = (
+            np.convolve(row[begin:], np.ones(width) / width, "valid") for row in (x, np.asarray(values))
+        )
+        axes.plot(*smooth, color=colour, lw=1.4, label=label)
     axes.set_xlabel("% of the training budget", color=_INK)
     axes.set_ylabel("loss", color=_INK)
     axes.set_title("Training", loc="left", color=_INK, fontsize=11, fontweight="bold")

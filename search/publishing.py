@@ -88,7 +88,17 @@ def measure(context: Context) -> list[Path]:
     screened = []
     for variant in variants:
         accuracy = accuracy_of(tables[variant.name], "valid", seed=settings.seed, resamples=0)
-        screened.append(Screened(variant, first, accuracy.map, accuracy.map50, medians[variant.name]))
+        screened.append(
+            Screened(
+                variant,
+                first,
+                map=accuracy.map,
+                map50=accuracy.map50,
+                f1=accuracy.f1,
+                p50_ms=medians[variant.name],
+                objective=settings.objective,
+            )
+        )
     engine.close()
     best = best_precision(screened, settings.tolerance)
     chosen = choose_published(
@@ -110,6 +120,7 @@ def measure(context: Context) -> list[Path]:
                 runtime=entry.runtime,
                 map=entry.map,
                 map50=entry.map50,
+                f1=entry.f1,
                 p50_ms=entry.p50_ms,
             )
             for entry in screened

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from model_repo.codec import decode as decode_manifest
 from model_repo.frontier import Certificate, Frontier, Plan, Variant
 from model_repo.publish import MANIFEST
+from model_repo.scoring import best_f1_by_class
+from search.candidates import finished
 from search.difficulty import map_by_tenth, smallest_and_largest
+from search.measure import matched
 from search.plots import (
     Point,
     difficulty_figure,
@@ -26,7 +29,7 @@ from search.predict import PredictorError
 from search.publishing import cached, load_split
 from search.results import MeasuredAll, Routed
 from search.run_folder import write_bytes, write_text
-from search.steps import read_candidates
+from search.steps import evaluated_summary, read_candidates
 
 if TYPE_CHECKING:
     from search.pipeline import Context
@@ -62,8 +65,14 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
         "<h2>Precisions</h2>",
         '<p class="note">mAP on valid and median latency alone, by architecture; bold was chosen.</p>',
         _precision_table(measured),
+        "<h2>Thresholds</h2>",
+        '<p class="note">The score threshold that gives a class its best F1 at IoU 0.5 on valid, and that F1.'
+        "</p>",
+        _threshold_table(context, frontier),
         "<h2>Escalation</h2>",
         _pairs_table(routed),
+        "<h2>Candidates</h2>",
+        f"<p>{escape(evaluated_summary(read_candidates(context)))}.</p>",
         "<h2>Latency estimates</h2>",
         _predictor(context),
         *_training(context),
@@ -91,7 +100,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _frontier_picture(context: Context, measured: MeasuredAll, frontier: Frontier):  # type: ignore[no-untyped-def]  # a matplotlib figure
     first = measured.published[0].runtime
     return frontier_figure(
-        [Point(candidate.latency_ms, candidate.accuracy) for candidate in read_candidates(context)],
+        [Point(candidate.latency_ms, candidate.accuracy) for candidate in finished(read_candidates(context))],
         [Point(row.p50_ms, row.map) for row in measured.screened],
         [
             Point(
@@ -192,6 +201,21 @@ def _precision_table(measured: MeasuredAll) -> str:
             cells.append(f"<b>{text}</b>" if chosen else text)
         rows.append(cells)
     return table(("architecture", *precisions), rows)
+
+
+def _threshold_table(context: Context, frontier: Frontier) -> str:
+    runtime, classes = frontier.plans[0].runtime, frontier.dataset.classes
+    split = load_split(context, "valid")
+    names = [variant.name for variant in frontier.variants if runtime in variant.runtimes]
+    columns = [
+        best_f1_by_class(matched(split, cached(context, "measure", runtime, "valid", name), len(classes)))
+        for name in names
+    ]
+    rows = [
+        (escape(label), *(f"{threshold:.2f} ({f1:.3f})" for f1, threshold in row))
+        for label, row in zip(classes, zip(*columns, strict=True), strict=True)
+    ]
+    return table(("class", *map(escape, names)), rows)
 
 
 def _pairs_table(routed: Routed) -> str:

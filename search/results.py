@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class ScreenRow(Value):
-    """One artifact as it was screened: mAP on valid and median latency alone, on the first runtime."""
+    """One artifact as it was screened: scores on valid and median latency alone, on the first runtime."""
 
     artifact: Artifact
     runtime: RuntimeName
     map: Unit
     map50: Unit
+    f1: Unit
     p50_ms: PositiveFloat
 
 

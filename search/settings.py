@@ -11,8 +11,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Valida
 
 from model_repo.latency import Precision, RuntimeName
 from model_repo.value import Value
+from search.candidates import Objective
 from search.run_folder import RunError, RunFolder, Setting, write_text
 from search.space import Space
+from search.strategies import Algorithm
 
 STEPS = ("data", "train", "explore", "export", "measure", "route", "publish", "report")
 SETTINGS_FILE = "settings.json"
@@ -43,8 +45,9 @@ class Settings(Value):
 
     Paths are absolute. calibration_share: of train, held out where the data set has no calibration
     split of its own. search_images: validation images that candidates are judged on.
-    tolerance: mAP that a faster precision may lose. max_trail: mAP by which a published model may trail the
-    best one. latency_table: the digest of the given table; the table itself is copied into the run.
+    objective: what accuracy means. latency_weight: the score of evolution is accuracy − this · milliseconds.
+    tolerance: accuracy that a faster precision may lose. max_trail: by how much a published model's may trail
+    the best one's. latency_table: the digest of the given table; the table itself is copied into the run.
     """
 
     data: str
@@ -58,6 +61,9 @@ class Settings(Value):
     random_subnets: Annotated[int, Field(ge=0)] = 1
     any_way_up: bool = False
     space: SpaceChoices = SpaceChoices()
+    algorithm: Algorithm = "nsga2"
+    latency_weight: PositiveFloat | None = None
+    objective: Objective = "map"
     candidates: Annotated[int, Field(ge=2)] = 240
     population: Annotated[int, Field(ge=2)] = 24
     explore_minutes: PositiveFloat | None = None
@@ -98,11 +104,11 @@ _FIELDS: dict[str, tuple[str, ...]] = {
         "space",
     ),
     "explore": (
-        "seed", "candidates", "population", "explore_minutes", "search_images", "latency_subnets",
-        "latency_precision", "latency_table", "nms_iou",
+        "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
+        "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou",
     ),
     "export": ("seed", "keep", "precisions", "quantization", "nms_iou"),
-    "measure": ("seed", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
+    "measure": ("seed", "objective", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
     "route": ("seed",),
     "publish": ("seed",),
     "report": (),

@@ -20,17 +20,19 @@ from model_repo.frontier import DatasetInfo, SplitInfo, SplitName, Variant
 from model_repo.runtime.select import environment, make_engine, supports
 from search import predict as predict_latency
 from search.artifacts import Artifact, Artifacts, cores, model_files, short_name, some_frames
+from search.candidates import FIRST_SLICE, Candidate, finished, kept
 from search.data.coco import DataError, Dataset, read_dataset
-from search.explore import Candidate, kept
 from search.explore import explore as run_explore
 from search.measure import latency_samples_ms, unmeasured
 from search.run_folder import Journal, RunError, digest_of, write_text
 from search.space import Architecture, Space, aspect_of
+from search.strategies import Latency, Strategy, strategy
 
 if TYPE_CHECKING:
     from search.evaluate import SubnetEvaluator
     from search.judging import Judge
     from search.pipeline import Context
+    from search.settings import Settings
     from search.train import StepReport
 
 QUANTIZATION_FRAMES = 32
@@ -161,21 +163,49 @@ def explore(context: Context) -> list[Path]:
     write_text(predictor, error.model_dump_json(indent=2) + "\n")
     images = len(context.dataset().splits["valid"].images)
     count = min(settings.search_images, images)
-    chosen = np.sort(np.random.default_rng([settings.seed, 0x5EA]).choice(images, count, replace=False))
+    # In random order: the first of them are the slice that everything is judged on.
+    chosen = np.random.default_rng([settings.seed, 0x5EA]).choice(images, count, replace=False)
     journal = Journal(folder.path("explore", "candidates.jsonl"))
     with Evaluation(_judge(context, tuple(chosen.tolist())), settings.workers) as evaluate:
-        run_explore(
+        done = run_explore(
             space,
+            _strategy(settings, space, latency_ms),
             evaluate,
             latency_ms,
             journal,
             budget=settings.candidates,
+            images=count,
             seed=settings.seed,
             population=settings.population,
             minutes=settings.explore_minutes,
             progress=context.progress,
         )
+    context.say(f"  {evaluated_summary(done)}")
     return [folder.root / "explore" / "latency_table.json", predictor, journal.path]
+
+
+def _strategy(settings: Settings, space: Space, latency_ms: Latency) -> Strategy:
+    try:
+        return strategy(
+            settings.algorithm,
+            space,
+            latency_ms,
+            population=settings.population,
+            latency_weight=settings.latency_weight,
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def evaluated_summary(candidates: Sequence[Candidate]) -> str:
+    """Say how many candidates ran, and how many of them to the end."""
+    whole = finished(candidates)
+    given_up = len(candidates) - len(whole)
+    return (
+        f"{len(candidates)} subnets evaluated with batch norms of their own, {len(whole)} on all"
+        f" {whole[0].images} images, {given_up} ({100 * given_up / len(candidates):.0f} %) given up after"
+        f" {FIRST_SLICE} or more; none judged by an estimate of its accuracy"
+    )
 
 
 def read_candidates(context: Context) -> list[Candidate]:
@@ -326,4 +356,5 @@ def _judge(context: Context, images: tuple[int, ...] = ()) -> Judge:
         images=images,
         seed=settings.seed,
         nms_iou=settings.nms_iou,
+        objective=settings.objective,
     )

@@ -118,7 +118,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step: its losses (of the largest subnet, and the mean of the others), rate, resolution and time."""
+    """One step: its losses (of the largest subnet; the mean of the others, 0 without any), rate, resolution
+    and time."""
 
     step: int
     share: float

@@ -114,7 +114,7 @@ def test_decoding_is_measured_on_the_frames_given() -> None:
 def _screened(name: str, architecture: str, accuracy: float, p50_ms: float, size: int = 1000) -> Screened:
     segment = Segment(file=f"models/{name}/m.onnx", sha256="0" * 64, bytes=size, inputs=(), outputs=())
     variant = Variant.model_construct(name=name, architecture=architecture, segments=(segment,))
-    return Screened(variant, "openvino", accuracy, accuracy, p50_ms)
+    return Screened(variant, "openvino", accuracy, accuracy, accuracy, p50_ms)
 
 
 def test_the_fastest_precision_that_costs_little_accuracy_wins() -> None:
