@@ -8,6 +8,7 @@ An option that is not given keeps what the run has, or the default when the run 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ app = typer.Typer(
 )
 
 _ALL, _ONE = "The whole run", "The steps, one by one"
-Run = Annotated[Path, typer.Option("--run", help="the run's folder; what is finished in it is not repeated")]
+# torchrun takes "--run" for an abbreviation of its own options, so there is another name.
+Run = Annotated[
+    Path, typer.Option("--run", "--out", help="the run's folder; what is finished in it is not repeated")
+]
 Out = Annotated[Path, typer.Option("--out", help="the run's folder; what is finished in it is not repeated")]
 Repo = Annotated[Path, typer.Option("--repo", help="the model repository to publish into")]
 Data = Annotated[Path, typer.Option("--data", help="a folder of COCO-format splits")]
@@ -39,6 +43,7 @@ Seed = Annotated[int | None, typer.Option(help="of everything random [0]")]
 Steps = Annotated[int | None, typer.Option(help="training budget in steps: such a run repeats exactly")]
 Minutes = Annotated[float | None, typer.Option(help="training budget in minutes")]
 Weights = Annotated[Path | None, typer.Option(help="a trained supernet, instead of training one")]
+Init = Annotated[Path | None, typer.Option(help="a trained supernet to begin with (fine-tuning)")]
 BatchSize = Annotated[int | None, typer.Option(help="frames per training step [16]")]
 Rate = Annotated[float | None, typer.Option(help="the highest learning rate [0.002]")]
 RandomSubnets = Annotated[int | None, typer.Option(help="random subnets per training step [1]")]
@@ -84,6 +89,7 @@ def run(
     steps: Steps = None,
     minutes: Minutes = None,
     weights: Weights = None,
+    init: Init = None,
     batch_size: BatchSize = None,
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
@@ -130,6 +136,7 @@ def train(
     steps: Steps = None,
     minutes: Minutes = None,
     weights: Weights = None,
+    init: Init = None,
     batch_size: BatchSize = None,
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
@@ -138,7 +145,7 @@ def train(
     checkpoint_s: CheckpointS = None,
     again: Again = False,
 ) -> None:
-    """Train the supernet."""
+    """Train the supernet; several processes: `torchrun --nproc-per-node N -m search train --out RUN …`."""
     given = {name: value for name, value in locals().items() if name not in ("run", "again")}
     _do(run, ("train",), given, again="train" if again else None)
 
@@ -220,9 +227,13 @@ def _do(
     from search.console import ConsoleProgress
     from search.pipeline import Context, open_run, run_steps
 
+    together = "WORLD_SIZE" in os.environ  # as torchrun says it
+    if together and (tuple(names) != ("train",) or again is not None):
+        raise RunError("torchrun: it is for `search train` alone, without --again; begin with `search data`")
+    first = os.environ.get("RANK", "0") == "0"
     folder, settings = open_run(root, {k: v for k, v in given.items() if v is not None}, again=again)
-    with ConsoleProgress(Console()) as progress:
-        run_steps(Context(folder, settings, repo, progress, progress.say), names)
+    with ConsoleProgress(Console(quiet=not first)) as progress:
+        run_steps(Context(folder, settings, repo, progress, progress.say), names, record=first)
 
 
 def main() -> int:

@@ -102,11 +102,16 @@ def resolution_of(seed: int, step: int, resolutions: tuple[int, ...]) -> int:
     return resolutions[int(rng.integers(len(resolutions)))]
 
 
-def make_batch(pool: FramePool, plan: BatchPlan, *, seed: int, size: int) -> Batch:
+def make_batch(
+    pool: FramePool, plan: BatchPlan, *, seed: int, size: int, part: tuple[int, int] = (0, 1)
+) -> Batch:
     """Make the batch of a step: frames in an order reshuffled every epoch, each varied by a stream of its
-    own."""
+    own.
+
+    part: (k, n) makes only every n-th frame of it, from the k-th on.
+    """
     samples: list[Sample] = []
-    for slot in range(size):
+    for slot in range(part[0], size, part[1]):
         epoch, place = divmod(plan.step * size + slot, len(pool))
         order = np.random.default_rng((seed, _ORDER, epoch)).permutation(len(pool))
         rng = np.random.default_rng((seed, _CONTENT, plan.step, slot))
@@ -124,7 +129,7 @@ def make_batch(pool: FramePool, plan: BatchPlan, *, seed: int, size: int) -> Bat
     return Batch(
         plan=plan,
         frames=np.stack([sample.image for sample in samples]),
-        image=np.repeat(np.arange(size, dtype=np.int64), counts),
+        image=np.repeat(np.arange(len(samples), dtype=np.int64), counts),
         boxes_xyxy=np.concatenate([sample.boxes_xyxy for sample in samples]),
         labels=np.concatenate([sample.labels for sample in samples]),
     )

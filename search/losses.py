@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from search.assign import Assignment, Targets, assign
+from search.distributed import summed
 from search.supernet.decode import Anchors, boxes_from, flattened
 from search.supernet.head import RawOutputs
 
@@ -42,7 +43,10 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss in its two parts, scalars; `total` is what is minimized."""
+    """A loss in its two parts, scalars; `total` is what is minimized.
+
+    Where several processes train, each holds its own frames' part of the global batch's loss: they add up.
+    """
 
     classes: Tensor
     boxes: Tensor
@@ -61,7 +65,7 @@ def label_loss(raw: RawOutputs, anchors: Anchors, targets: Targets) -> tuple[Los
     found = assign(scores, boxes.detach(), anchors, targets)
     soft = torch.zeros_like(scores)
     soft[found.image, found.anchor, targets.labels[found.target]] = found.quality
-    normalizer = found.quality.sum().clamp(min=1.0)
+    normalizer = summed(found.quality.sum()).clamp(min=1.0)
     class_loss = _class_loss(logits, soft, found) / normalizer
     predicted = boxes[found.image, found.anchor]
     labelled = targets.boxes_xyxy[found.target]
@@ -86,7 +90,7 @@ def distillation_loss(
     logits, distances = flattened(raw)
     boxes = boxes_from(distances, anchors)
     found = teacher.assignment
-    normalizer = found.quality.sum().clamp(min=1.0)
+    normalizer = summed(found.quality.sum()).clamp(min=1.0)
     mixed = torch.lerp(teacher.soft_targets, teacher.scores, share)
     class_loss = _class_loss(logits, mixed, found) / normalizer
     predicted = boxes[found.image, found.anchor]

@@ -90,28 +90,33 @@ def _with_table(folder: RunFolder, settings: Settings) -> Settings:
     return settings.model_copy(update={"latency_table": digest})
 
 
-def run_steps(context: Context, names: Sequence[str]) -> None:
+def run_steps(context: Context, names: Sequence[str], *, record: bool = True) -> None:
     """Do the named steps, in order, that are not finished; each needs every step before it to be finished.
+
+    record: write down what begins and ends; of processes that train together, only the first does.
 
     Raises RunError when a step before is missing, or whatever the step itself raises.
     """
     for name in names:
         inputs: dict[str, str] = {}
         for before in STEPS[: STEPS.index(name)]:
-            record = context.folder.record(before)
-            if record is None:
+            past = context.folder.record(before)
+            if past is None:
                 raise RunError(f"{context.folder.root}: step {name!r} needs step {before!r} to be done first")
-            inputs[before] = record.digest
-        record = context.folder.record(name)
-        if record is not None and _stands(record, inputs, context.folder):
-            context.say(f"{name}: finished before ({record.seconds:.0f} s)")
+            inputs[before] = past.digest
+        past = context.folder.record(name)
+        if past is not None and _stands(past, inputs, context.folder):
+            context.say(f"{name}: finished before ({past.seconds:.0f} s)")
             continue
         start_s = time.monotonic()
         begun = StepRecord(
             step=name, settings=context.settings.of_step(name), inputs=inputs, outputs={}, seconds=0.0
         )
-        _claim(context.folder, begun)
+        if record:
+            _claim(context.folder, begun)
         written = _step(name)(context)
+        if not record:
+            continue
         finished = begun.model_copy(
             update={
                 "outputs": {_relative(path, context.folder): digest_of(path) for path in written},

@@ -41,7 +41,8 @@ class SpaceChoices(Value):
 
 
 class Settings(Value):
-    """Everything a run depends on. `steps` or `minutes` is the training budget; `weights` replaces training.
+    """Everything a run depends on. `steps` or `minutes` is the training budget; `weights` replaces training,
+    `init` is where it begins.
 
     Paths are absolute. calibration_share: of train, held out where the data set has no calibration
     split of its own. search_images: validation images that candidates are judged on.
@@ -56,6 +57,7 @@ class Settings(Value):
     steps: PositiveInt | None = None
     minutes: PositiveFloat | None = None
     weights: str | None = None
+    init: str | None = None
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-3
     random_subnets: Annotated[int, Field(ge=0)] = 1
@@ -101,7 +103,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "calibration_share"),
     "train": (
         "seed", "steps", "minutes", "weights", "batch_size", "learning_rate", "random_subnets", "any_way_up",
-        "space",
+        "space", "init",
     ),
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",

@@ -106,6 +106,7 @@ def weights_of(context: Context) -> Path:
 
 def train(context: Context) -> list[Path]:
     """Train the supernet, or check the one that was given."""
+    from search import distributed
     from search.augment import AugmentConfig
     from search.train import TrainConfig, TrainError, load_supernet
     from search.train import train as run_train
@@ -127,7 +128,8 @@ def train(context: Context) -> list[Path]:
         random_subnets=settings.random_subnets,
         augment=AugmentConfig(vertical_flip=turns, transpose=turns),
         seed=settings.seed,
-        threads=cores(),
+        init=None if settings.init is None else _digest_given("init", Path(settings.init)),
+        threads=max(cores() // distributed.size(), 1),
         checkpoint_every_s=settings.checkpoint_s,
     )
     context.progress.start("train", 1.0)
@@ -140,10 +142,24 @@ def train(context: Context) -> list[Path]:
         shown = report.share
 
     try:
-        result = run_train(config, space, context.dataset(), context.folder.root / "train", progress)
+        result = run_train(
+            config,
+            space,
+            context.dataset(),
+            context.folder.root / "train",
+            progress,
+            init=None if settings.init is None else Path(settings.init),
+        )
     except TrainError as error:
         raise RunError(str(error)) from error
     return [result.weights, result.history]
+
+
+def _digest_given(field: str, path: Path) -> str:
+    try:
+        return digest_of(path)
+    except OSError as error:
+        raise RunError(f"{field}: {path}: {error.strerror}") from error
 
 
 def explore(context: Context) -> list[Path]:

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search import distributed
 from search.assign import Targets
 from search.augment import AugmentConfig
 from search.batches import Batch, BatchPlan, FramePool, make_batch, prefetched, resolution_of
@@ -43,6 +44,7 @@ from search.space import Architecture, Space
 from search.supernet.decode import anchors_for
 from search.supernet.head import RawOutputs
 from search.supernet.model import Supernet
+from search.warmstart import warm_start
 
 WEIGHTS_FILE = "weights.pt"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -76,6 +78,7 @@ class TrainConfig:
         augment: how training frames vary before that.
         dtype: what convolutions are computed in while training.
         seed: of the initial weights, batches and subnets.
+        init: digest of the trained supernet to begin with, None to begin from random weights.
         threads, workers: torch threads; threads that make batches.  They are no part of the run's identity.
         checkpoint_every_s: seconds between checkpoints; no part of the identity either.
     """
@@ -94,6 +97,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 0
+    init: str | None = None
     threads: int = 2
     workers: int = 1
     checkpoint_every_s: float = 60.0
@@ -145,23 +149,56 @@ Progress = Callable[[StepReport], None]
 
 
 def train(
-    config: TrainConfig, space: Space, dataset: Dataset, out_dir: Path, progress: Progress | None = None
+    config: TrainConfig,
+    space: Space,
+    dataset: Dataset,
+    out_dir: Path,
+    progress: Progress | None = None,
+    *,
+    init: Path | None = None,
 ) -> TrainResult:
     """Train a supernet on the data set's split `train` and leave weights, curve and checkpoint in `out_dir`.
 
     A folder with a checkpoint of the same run is continued; one with a finished run of the same configuration
-    is returned at once.
+    is returned at once. Under torchrun every process calls this; the first one writes.
+
+    Args:
+        config: how to train.
+        space: the supernet's subnets.
+        dataset: must hold the split `train`.
+        out_dir: the run's own folder, on a disk that all processes see.
+        progress: told about every step.
+        init: the file of the supernet to begin with, when `config.init` holds its digest.
 
     Raises:
-        TrainError: when `out_dir` belongs to a run with another configuration, space or data set, or when the
-            loss is no longer finite.
+        TrainError: when `out_dir` belongs to a run with another configuration, space or data set, when the
+            batch cannot be shared by the processes, or when the loss is no longer finite.
+        RunError: when `init` cannot be read.
         ValueError: when the data set has no split `train` or it is empty.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _claim(out_dir, config, space, dataset)
+    if config.batch_size % distributed.size():
+        raise TrainError(f"batch_size: {config.batch_size} frames cannot be shared by {distributed.size()}")
+    with distributed.joined():
+        return _train(config, space, dataset, out_dir, progress, init)
+
+
+def _train(
+    config: TrainConfig,
+    space: Space,
+    dataset: Dataset,
+    out_dir: Path,
+    progress: Progress | None,
+    init: Path | None,
+) -> TrainResult:
+    if distributed.rank() == 0:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        _claim(out_dir, config, space, dataset)
+    distributed.wait()
     run = _Run(config, space, out_dir)
     if run.finished:
         return run.result()
+    if init is not None:
+        run.begin_with(init)
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)  # batches are made by threads of their own
     keep_for_reuse()
@@ -169,17 +206,25 @@ def train(
     run.resume()
     made = prefetched(
         run.plans(),
-        lambda plan: make_batch(pool, plan, seed=config.seed, size=config.batch_size),
+        lambda plan: make_batch(
+            pool,
+            plan,
+            seed=config.seed,
+            size=config.batch_size,
+            part=(distributed.rank(), distributed.size()),
+        ),
         workers=config.workers,
     )
     with closing(made) as batches:  # type: ignore[type-var]  # the generator behind the iterator has close()
         for batch in batches:
             report = run.advance(batch)
-            if progress is not None:
+            if progress is not None and distributed.rank() == 0:
                 progress(report)
             if run.exhausted:
                 break
-    run.finish()
+    if distributed.rank() == 0:
+        run.finish()
+    distributed.wait()
     return run.result()
 
 
@@ -286,9 +331,11 @@ class _Run:
             group["lr"] = rate
         resolution = max(batch.plan.resolution_wh)
         archs = subnets_of(config, self.space, self.step, resolution, share)
-        classes, boxes, others = train_step(self.supernet, archs, batch, config)
+        losses = torch.tensor(train_step(self.supernet, archs, batch, config), dtype=torch.float64)
+        classes, boxes, others = distributed.summed(losses).tolist()
         if not math.isfinite(classes + boxes + others):
             raise TrainError(f"the loss is not finite at step {self.step}: {classes}, {boxes}, {others}")
+        distributed.sum_gradients(self.weights)
         torch.nn.utils.clip_grad_norm_(self.weights, 20.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -297,13 +344,18 @@ class _Run:
             torch._foreach_lerp_(self.average, self.weights, 1.0 - decay)
         self.step += 1
         now = time.monotonic()
-        spent, self.ticked_at = now - self.ticked_at, now
+        spent, self.ticked_at = distributed.of_first(now - self.ticked_at), now
         self.seconds += spent
         report = StepReport(self.step - 1, share, classes, boxes, others, rate, resolution, spent)
         self.rows.append(json.dumps(asdict(report)))
-        if time.monotonic() - self.saved_at >= config.checkpoint_every_s:
+        if time.monotonic() - self.saved_at >= config.checkpoint_every_s and distributed.rank() == 0:
             self.save()
         return report
+
+    def begin_with(self, init: Path) -> None:
+        """Take over a trained supernet's weights; a checkpoint that is resumed after it replaces them."""
+        warm_start(self.supernet, init)
+        self.average = [weight.detach().clone() for weight in self.weights]
 
     def save(self) -> None:
         """Write the checkpoint, then the curve up to it."""

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search.distributed import global_moments
+
 NORM_EPS = 1e-3
 
 
@@ -81,5 +83,11 @@ class ElasticPointwise(nn.Module):
 
 
 def batch_normalized(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """Normalize [N, C, H, W] by the batch's own statistics, then scale and shift per channel."""
+    """Normalize [N, C, H, W] by the batch's own statistics, or by the global batch's where several processes
+    train; then scale and shift per channel."""
+    moments = global_moments(x)
+    if moments is not None:
+        mean, variance = (moment[:, None, None] for moment in moments)
+        scale = gain[:, None, None] * (variance + NORM_EPS).rsqrt()
+        return ((x - mean) * scale + shift[:, None, None]).to(x.dtype)
     return F.batch_norm(x, None, None, gain, shift, training=True, eps=NORM_EPS)

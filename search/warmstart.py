@@ -1,0 +1,57 @@
+"""Fine-tuning: a supernet that begins with the weights of another one.
+
+Elastic widths are leading channels and elastic depths leading blocks, so what two spaces have in common is
+the leading part of every weight: a wider, narrower, deeper or shallower supernet takes over as much as fits.
+Class outputs are taken over only where both know equally many classes; otherwise they start anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from search.run_folder import RunError
+from search.supernet.model import Supernet
+
+_CLASS_OUTPUTS = ("head.class_kernel", "head.class_bias")
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """How many of a supernet's numbers were taken over, and whether its class outputs were."""
+
+    taken: int
+    total: int
+    classes: bool
+
+
+@torch.no_grad()
+def warm_start(supernet: Supernet, path: Path) -> WarmStart:
+    """Copy into a new supernet what fits of one that training left in `path`.
+
+    Raises RunError naming the file when it is missing, no trained supernet, or has nothing in common.
+    """
+    try:
+        weights = torch.load(path, weights_only=True)["weights"]
+    except OSError as error:
+        raise RunError(f"init: {path}: {error.strerror}") from error
+    except Exception as error:  # torch.load raises what the broken bytes happen to meet
+        raise RunError(f"init: {path}: not a trained supernet: {error}") from error
+    own = dict(supernet.named_parameters())
+    fitting = own.keys() & weights.keys()
+    same_classes = "head.class_bias" in fitting and (
+        own["head.class_bias"].shape == weights["head.class_bias"].shape
+    )
+    taken = 0
+    for name in sorted(fitting):
+        mine, other = own[name], weights[name]
+        if mine.dim() != other.dim() or (name in _CLASS_OUTPUTS and not same_classes):
+            continue
+        shared = tuple(slice(min(a, b)) for a, b in zip(mine.shape, other.shape, strict=True))
+        mine[shared] = other[shared]
+        taken += mine[shared].numel()
+    if not taken:
+        raise RunError(f"init: {path}: nothing in it fits this supernet")
+    return WarmStart(taken, sum(weight.numel() for weight in own.values()), same_classes)
