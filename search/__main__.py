@@ -30,7 +30,7 @@ app = typer.Typer(
     f" The steps of a run: {' → '.join(STEPS)}.",
 )
 
-_ALL, _ONE = "The whole run", "The steps, one by one"
+_ALL, _ONE, _PUBLISHED = "The whole run", "The steps, one by one", "A published repository"
 # torchrun takes "--run" for an abbreviation of its own options, so there is another name.
 Run = Annotated[
     Path, typer.Option("--run", "--out", help="the run's folder; what is finished in it is not repeated")
@@ -212,6 +212,8 @@ def report(run: Run, repo: Repo, again: Again = False) -> None:
 app.add_typer(tools.bench, name="bench", rich_help_panel="Tools")
 app.command(rich_help_panel="Tools")(tools.render)
 app.command(rich_help_panel="Tools")(tools.triton)
+app.command(rich_help_panel=_PUBLISHED)(tools.plans)
+app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)
 
 
 def _do(

@@ -26,6 +26,7 @@ from model_repo.escalation import GainModel, Layer
 from model_repo.scoring import MatchTable
 
 FOLDS = 5
+MIN_IMAGES = 2 * FOLDS
 RIDGE_ALPHAS = (30.0, 300.0, 3000.0)
 HIDDEN = 16
 # An MLP has some 800 numbers: on fewer frames it learns them by heart.
@@ -91,10 +92,8 @@ def fit_gain(features: NDArray[np.float32], labels: NDArray[np.float64], *, seed
     images on which AP jumps would otherwise own the fit. Raises ValueError with fewer images than folds.
     """
     count = len(labels)
-    if count < 2 * FOLDS:
-        raise ValueError(
-            f"{count} images are too few to fit a gain model on, at least {2 * FOLDS} are needed"
-        )
+    if count < MIN_IMAGES:
+        raise ValueError(f"{count} images are too few to fit a gain model on, {MIN_IMAGES} are needed")
     cut = np.clip(labels, *np.quantile(labels, (0.01, 0.99)))
     fold = np.random.default_rng([seed, 0x6A1]).permutation(count) % FOLDS
     fits: dict[str, _Affine] = {f"ridge {alpha:g}": _ridge(alpha) for alpha in RIDGE_ALPHAS}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.detections import Detections
+from model_repo.escalation import FEATURES, GainModel, Layer, features
 from model_repo.frame import decode
 from model_repo.frontier import Accuracy, Segment, SplitName, Tensor, Variant
 from model_repo.latency import Environment, Histogram, LatencyProfile, Precision, RuntimeName
@@ -25,6 +26,7 @@ from model_repo.publish import file_digest
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.scoring import MatchTable, Truth, bootstrap_map, match, mean_precision, score_table
 from search.candidates import Objective
+from search.data.coco import Dataset
 from search.run_folder import Progress, Silent, write_bytes
 
 FRAMES_PER_VISIT = 5
@@ -42,6 +44,16 @@ class LoadedSplit:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def loaded(dataset: Dataset, split: SplitName) -> LoadedSplit:
+    """Decode a split's frames and gather its labels; raises KeyError when there is no such split."""
+    records = dataset.splits[split].images
+    return LoadedSplit(
+        split,
+        tuple(decode(record.path.read_bytes()) for record in records),
+        tuple(Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records),
+    )
 
 
 def unmeasured(
@@ -224,18 +236,45 @@ def profile_of(
     )
 
 
-def decode_histogram(encoded: Sequence[bytes], *, samples: int = 200) -> Histogram:
-    """Measure decoding one frame at a time; raises ValueError without frames."""
+COST_FRAMES = 100
+"""How many frames are enough to measure decoding on."""
+
+
+def decode_cost(encoded: Sequence[bytes], *, rule: bool, seed: int = 0xDEC) -> Histogram:
+    """Measure decoding a frame and, with `rule`, describing it and predicting a gain; ValueError without
+    frames."""
     if not encoded:
         raise ValueError("no frames to measure decoding on")
-    for data in encoded[:10]:
-        decode(data)
-    taken: list[float] = []
-    for i in range(samples):
+    rng = np.random.default_rng(seed)
+    answers = [_typical_answer(rng) for _ in encoded]
+    gain = GainModel(
+        mean=(0.0,) * len(FEATURES),
+        scale=(1.0,) * len(FEATURES),
+        layers=(
+            Layer(weight=((0.01,) * len(FEATURES),) * 16, bias=(0.0,) * 16),
+            Layer(weight=((0.01,) * 16,), bias=(0.0,)),
+        ),
+    ).compiled()
+    samples: list[float] = []
+    for i in range(2 * COST_FRAMES + 10):
+        data, answer = encoded[i % len(encoded)], answers[i % len(encoded)]
         start_ns = time.perf_counter_ns()
-        decode(encoded[i % len(encoded)])
-        taken.append((time.perf_counter_ns() - start_ns) / 1e6)
-    return Histogram.of(taken)
+        image = decode(data)
+        if rule:
+            gain.predict(features(answer, image)[None])
+        if i >= 10:
+            samples.append((time.perf_counter_ns() - start_ns) / 1e6)
+    return Histogram.of(samples)
+
+
+def _typical_answer(rng: np.random.Generator) -> Detections:
+    """Draw an answer of 60 boxes: the cost of describing one depends on their number alone."""
+    xy = rng.uniform(0, 400, (60, 2))
+    return Detections.make(
+        np.concatenate((xy, xy + rng.uniform(5, 100, (60, 2))), axis=1),
+        rng.random(60),
+        rng.integers(3, size=60),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from model_repo import publish as repository
 from model_repo.detections import Detections
-from model_repo.escalation import FEATURES, GainModel, Layer, features
-from model_repo.frame import decode
 from model_repo.frontier import (
     Accuracy,
     DatasetInfo,
@@ -23,21 +18,24 @@ from model_repo.frontier import (
     SplitName,
     Variant,
 )
-from model_repo.latency import Histogram, LatencyProfile, RuntimeName
+from model_repo.latency import LatencyProfile, RuntimeName
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import environment, make_engine, supports
-from model_repo.scoring import MatchTable, Truth, subset
+from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
 from search.artifacts import Artifact, cores, read_artifacts
 from search.choose import choose_published
 from search.measure import (
+    COST_FRAMES,
     LoadedSplit,
     Screened,
     accuracy_of,
     best_precision,
+    decode_cost,
     latency_samples_ms,
     load_all,
     load_predictions,
+    loaded,
     matched,
     median_ms,
     predictions,
@@ -54,7 +52,6 @@ if TYPE_CHECKING:
     from search.pipeline import Context
 
 SCREEN_SAMPLES = 40
-_COST_FRAMES = 100
 
 
 def measure(context: Context) -> list[Path]:
@@ -110,10 +107,12 @@ def measure(context: Context) -> list[Path]:
     published: list[Measured] = []
     for runtime in settings.runtimes:
         published += _in_full(context, runtime, [entry.variant for entry in chosen], valid, artifacts)
+    records = context.dataset().splits["calibration"].images[:COST_FRAMES]
+    encoded = [record.path.read_bytes() for record in records]
     result = MeasuredAll(
         environment=environment(),
-        decode=decode_cost(context, rule=False),
-        rule=decode_cost(context, rule=True),
+        decode=decode_cost(encoded, rule=False),
+        rule=decode_cost(encoded, rule=True),
         screened=tuple(
             ScreenRow(
                 artifact=artifacts[entry.variant.name],
@@ -241,12 +240,7 @@ def report(context: Context) -> list[Path]:
 
 def load_split(context: Context, split: SplitName) -> LoadedSplit:
     """Decode a split's frames and gather its labels."""
-    records = context.dataset().splits[split].images
-    return LoadedSplit(
-        split,
-        tuple(decode(record.path.read_bytes()) for record in records),
-        tuple(Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records),
-    )
+    return loaded(context.dataset(), split)
 
 
 def answers_of(
@@ -322,42 +316,6 @@ def _in_full(
         )
         for variant in variants
     ]
-
-
-def decode_cost(context: Context, *, rule: bool) -> Histogram:
-    """Measure decoding a calibration frame and, with `rule`, describing it and predicting a gain."""
-    records = context.dataset().splits["calibration"].images
-    encoded = [record.path.read_bytes() for record in records[:_COST_FRAMES]]
-    measured = np.random.default_rng([context.settings.seed, 0xDEC])
-    answers = [_typical_answer(measured) for _ in encoded]
-    gain = GainModel(
-        mean=(0.0,) * len(FEATURES),
-        scale=(1.0,) * len(FEATURES),
-        layers=(
-            Layer(weight=((0.01,) * len(FEATURES),) * 16, bias=(0.0,) * 16),
-            Layer(weight=((0.01,) * 16,), bias=(0.0,)),
-        ),
-    ).compiled()
-    samples: list[float] = []
-    for i in range(2 * _COST_FRAMES + 10):
-        data, answer = encoded[i % len(encoded)], answers[i % len(encoded)]
-        start_ns = time.perf_counter_ns()
-        image = decode(data)
-        if rule:
-            gain.predict(features(answer, image)[None])
-        if i >= 10:
-            samples.append((time.perf_counter_ns() - start_ns) / 1e6)
-    return Histogram.of(samples)
-
-
-def _typical_answer(rng: np.random.Generator) -> Detections:
-    """Draw an answer of 60 boxes: the cost of describing one depends on their number alone."""
-    xy = rng.uniform(0, 400, (60, 2))
-    return Detections.make(
-        np.concatenate((xy, xy + rng.uniform(5, 100, (60, 2))), axis=1),
-        rng.random(60),
-        rng.integers(3, size=60),
-    )
 
 
 def _alone(row: Measured) -> LatencyProfile:

@@ -136,12 +136,14 @@ def route(
     decode: Histogram,
     rule: Histogram,
     seed: int,
+    shares: Sequence[float] = SHARES,
     progress: Progress | None = None,
 ) -> Routing:
     """Fit alignments and gain models on calibration, and return the plans worth publishing.
 
     decode: latency of decoding a frame; rule: the same with features and gain on top, what every plan of two
-    stages pays. Raises ValueError when an artifact's answers are not one per image.
+    stages pays; shares: of frames that go on, a plan of each pair for each. Raises ValueError when an
+    artifact's answers are not one per image.
     """
     progress = progress or Silent()
     fitted, certifying = fit_images(len(truths), seed)
@@ -160,8 +162,9 @@ def route(
     reports: list[PairReport] = []
     for fast, larger in pairs:
         found, report = _pair_plans(
-            fast, larger, fits, fit_truths, classes=classes, runtime=runtime, decode=rule, seed=seed
-        )
+            fast, larger, fits, fit_truths, classes=classes, runtime=runtime, decode=rule, seed=seed,
+            shares=shares,
+        )  # fmt: skip
         doubles += found
         reports.append(report)
         progress.advance(
@@ -304,6 +307,7 @@ def _pair_plans(
     runtime: RuntimeName,
     decode: Histogram,
     seed: int,
+    shares: Sequence[float],
 ) -> tuple[list[Plan], PairReport]:
     first, second = fits[fast.name], fits[larger.name]
     gain = fit_gain(first.features, swap_influences(first.table, second.table), seed=seed)
@@ -318,7 +322,7 @@ def _pair_plans(
     fusion: Fusion = "wbf" if scores["wbf"] > scores["replace"] else "replace"
     plans = [
         _double(fast, larger, gain, share, first.table, tables[fusion], fusion, runtime, decode)
-        for share in SHARES
+        for share in shares
     ]
     report = PairReport(
         fast=fast.name,

@@ -1,4 +1,5 @@
-"""Commands beside a run: render the demo data, render a Triton repository, measure what is published.
+"""Commands beside a run: render the demo data; print, calibrate, measure what is published; render it for
+Triton.
 
 None of them imports torch.
 """
@@ -6,11 +7,17 @@ None of them imports torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model_repo.frontier import Frontier, SplitName
 from search.run_folder import Progress, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model_repo.publish import Repository
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what is claimed about a published repository.")
 _Repo = Annotated[Path, typer.Option("--repo", help="a published model repository")]
@@ -90,18 +97,132 @@ def triton(
     instances: Annotated[int, typer.Option(help="inferences at once")] = 1,
 ) -> None:
     """Render a Triton model repository from a published one."""
-    from model_repo.codec import ManifestError
-    from model_repo.publish import RepositoryError, read
     from model_repo.triton import PLATFORMS, PlatformError, render_repository
 
     chosen = next((known for known in PLATFORMS if known == platform), None)
     if chosen is None:
         raise RunError(f"platform: {platform!r} is none of {', '.join(PLATFORMS)}")
     try:
-        render_repository(read(repo), chosen, out, threads=threads, instances=instances)
-    except (ManifestError, RepositoryError, PlatformError) as error:
+        render_repository(_read(repo), chosen, out, threads=threads, instances=instances)
+    except PlatformError as error:
         raise RunError(str(error)) from error
     typer.echo(f"{out}: {len(list(out.iterdir()))} entries")
+
+
+def plans(
+    repo: _Repo,
+    every: Annotated[bool, typer.Option("--every", help="dominated ones too")] = False,
+) -> None:
+    """Print the published plans: cost of a whole frame, mAP on calibration and test, the share of frames that
+    goes on, and the certified excess loss over the last stage."""
+    from rich.console import Console
+
+    _print_plans(_read(repo).frontier, Console(), every=every)
+
+
+def calibrate(
+    repo: _Repo,
+    data: _Data,
+    split: Annotated[str, typer.Option(help="calibration, valid or train")] = "calibration",
+    escalate: Annotated[
+        str | None, typer.Option(help="the balanced point sends about this share on, as 20% or 0.2")
+    ] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="… is certified to lose no more than this against its last stage")
+    ] = None,
+    max_mean_ms: Annotated[
+        float | None, typer.Option(help="… costs no more than this on average, decoding included")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of folds and of the images held back to certify")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="publish into this repository [the one that is read]")
+    ] = None,
+) -> None:
+    """Refit alignment, gain, thresholds and certificates of a published repository on new labelled frames.
+
+    The models stay; the repository is replaced at once or not at all, and a running router takes it over.
+    """
+    from rich.console import Console
+
+    from model_repo.publish import RepositoryError
+    from model_repo.publish import publish as publish_repository
+    from search.calibrate import Wish
+    from search.calibrate import calibrate as refit
+    from search.console import ConsoleProgress
+    from search.data.coco import DataError, read_dataset
+
+    role = next((known for known in _FITTED_ON if known == split), None)
+    if role is None:
+        raise RunError(f"split: {split!r} is none of {', '.join(_FITTED_ON)}")
+    wish = Wish(None if escalate is None else _share(escalate), max_loss, max_mean_ms)
+    repository, console = _read(repo), Console()
+    try:
+        with ConsoleProgress(console) as progress:
+            frontier = refit(
+                repository, read_dataset(data, needed=()), progress, split=role, wish=wish, seed=seed
+            )
+        models = repository.root / "models"
+        folders = {variant.folder: models / variant.folder for variant in frontier.variants}
+        published = publish_repository(out or repo, frontier, folders)
+    except (DataError, RepositoryError) as error:
+        raise RunError(str(error)) from error
+    _print_plans(published.frontier, console, every=False)
+
+
+_FITTED_ON: tuple[SplitName, ...] = ("calibration", "valid", "train")
+
+
+def _share(text: str) -> float:
+    """Read "20%" or "0.2"; raises RunError."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise RunError(f"escalate: expected a share as 20% or 0.2, got {text!r}") from None
+
+
+def _read(repo: Path) -> Repository:
+    from model_repo.codec import ManifestError
+    from model_repo.publish import RepositoryError, read
+
+    try:
+        return read(repo)
+    except (ManifestError, RepositoryError) as error:
+        raise RunError(str(error)) from error
+
+
+def _print_plans(frontier: Frontier, console: Console, *, every: bool) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from model_repo.frontier import Certificate, non_dominated
+
+    shown = sorted(frontier.plans, key=lambda plan: plan.mean_ms)
+    if not every:
+        points = [(plan.mean_ms, plan.accuracy_on("calibration").map) for plan in shown]
+        named = {point.plan for point in frontier.operating_points}
+        front = set(non_dominated(points))
+        shown = [plan for k, plan in enumerate(shown) if k in front or plan.name in named]
+    names: dict[str, list[str]] = {}
+    for point in frontier.operating_points:
+        names.setdefault(point.plan, []).append(point.name)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in ("plan", "point", "mean\nms", "p99\nms", "mAP", "mAP\ntest", "goes\non", "loss\n≤"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("plan", "point") else "right")
+    for plan in shown:
+        fitted = plan.accuracy_on("calibration")
+        tested = next((accuracy for accuracy in plan.accuracy if accuracy.split == "test"), None)
+        certificate = plan.certificate
+        table.add_row(
+            "\n→ ".join(stage.variant for stage in plan.stages),
+            "\n".join(names.get(plan.name, ())),
+            f"{plan.mean_ms:.2f}",
+            f"{plan.p99_ms:.2f}",
+            f"{fitted.map:.3f}",
+            "" if tested is None else f"{tested.map:.3f}",
+            ", ".join(f"{100 * share:.0f} %" for share in fitted.escalated),
+            f"{certificate.bound:.3f}" if isinstance(certificate, Certificate) else "",
+        )
+    console.print(table)
 
 
 @bench.command()
@@ -118,7 +239,6 @@ def cascade(
     from rich.console import Console
     from rich.table import Table
 
-    from model_repo.publish import read
     from search.bench import KEPT_ACCURACY, KEPT_LATENCY
     from search.bench import cascade as measure
     from search.console import ConsoleProgress
@@ -126,7 +246,7 @@ def cascade(
 
     console = Console()
     with ConsoleProgress(console) as progress:
-        result = measure(read(repo), read_dataset(data), progress, frames=frames)
+        result = measure(_read(repo), read_dataset(data), progress, frames=frames)
     table = Table("", "mAP", "mAP@.5", "mean ms", "p99 ms", "escalated")
     table.columns[0].overflow = "fold"
     for row in result.rows:
@@ -155,14 +275,13 @@ def difficulty(repo: _Repo, data: _Data) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from model_repo.publish import read
     from search.bench import difficulty as measure
     from search.console import ConsoleProgress
     from search.data.coco import read_dataset
 
     console = Console()
     with ConsoleProgress(console) as progress:
-        rows = measure(read(repo), read_dataset(data), progress)
+        rows = measure(_read(repo), read_dataset(data), progress)
     table = Table("tenth, easiest first", *(name for name, _, _ in rows))
     for k, values in enumerate(zip(*(tenths for _, tenths, _ in rows), strict=True), start=1):
         table.add_row(str(k), *(f"{value:.3f}" for value in values))

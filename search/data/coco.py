@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -88,8 +88,14 @@ class _Source:
     image_folders: tuple[Path, ...]
 
 
-def read_dataset(root: Path, *, calibration_share: float = 0.2, seed: int = 0) -> Dataset:
-    """Read and check a data set in COCO format.
+def read_dataset(
+    root: Path,
+    *,
+    calibration_share: float = 0.2,
+    seed: int = 0,
+    needed: Sequence[str] = ("train", "valid"),
+) -> Dataset:
+    """Read and check a data set in COCO format that has the `needed` splits at least.
 
     Without a calib split, `calibration_share` of train (drawn by `seed`) is held out as *calibration*.
     Raises DataError that names the file and what is wrong in it.
@@ -97,11 +103,13 @@ def read_dataset(root: Path, *, calibration_share: float = 0.2, seed: int = 0) -
     if not 0.0 < calibration_share < 1.0:
         raise DataError(f"calibration_share must lie between 0 and 1, got {calibration_share}")
     sources = _find(root)
-    for needed in ("train", "valid"):
-        if needed not in sources:
+    if not sources:
+        raise DataError(f"{root}: no split; expected for example valid/{ANNOTATIONS}")
+    for split in needed:
+        if split not in sources:
             raise DataError(
-                f"{root}: no {needed} split; expected {needed}/{ANNOTATIONS}"
-                f" or annotations/instances_{'val' if needed == 'valid' else needed}*.json"
+                f"{root}: no {split} split; expected {split}/{ANNOTATIONS}"
+                f" or annotations/instances_{'val' if split == 'valid' else split}*.json"
             )
     documents = {name: _load(source.annotations) for name, source in sources.items()}
     categories = _categories(documents, sources)
@@ -118,7 +126,7 @@ def read_dataset(root: Path, *, calibration_share: float = 0.2, seed: int = 0) -
         digest.update(hashlib.sha256(source.annotations.read_bytes()).digest())
         for record in images:
             digest.update(f"{name}/{record.path.name}/{record.path.stat().st_size}\n".encode())
-    if "calibration" not in splits:
+    if "calibration" not in splits and "train" in splits:
         splits["train"], splits["calibration"] = _hold_out(splits["train"], calibration_share, seed)
         digest.update(f"calibration {calibration_share} {seed}".encode())
     return Dataset(root.resolve().name, root, classes, splits, digest.hexdigest(), tuple(notes))

@@ -16,11 +16,12 @@ from model_repo.runtime.select import make_engine
 from model_repo.scoring import Truth
 from search.choose import SPAN, TOP_MARGIN, choose_published
 from search.measure import (
+    COST_FRAMES,
     LoadedSplit,
     Screened,
     accuracy_of,
     best_precision,
-    decode_histogram,
+    decode_cost,
     latency_samples_ms,
     load_all,
     load_predictions,
@@ -106,9 +107,9 @@ def test_a_drifting_machine_hits_all_variants_alike(tmp_path: Path) -> None:
 def test_decoding_is_measured_on_the_frames_given() -> None:
     """The decode histogram holds the samples asked for; no frames are an error."""
     data = encode_image(squares_frame([Square(1, 1, 0)]), ".jpg")
-    assert decode_histogram([data], samples=30).total == 30
+    assert decode_cost([data], rule=True).total == 2 * COST_FRAMES
     with pytest.raises(ValueError, match="no frames"):
-        decode_histogram([])
+        decode_cost([], rule=False)
 
 
 def _screened(name: str, architecture: str, accuracy: float, p50_ms: float, size: int = 1000) -> Screened:
