@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,6 +84,7 @@ def cascade(
     records = dataset.splits["test"].images[:frames]
     encoded = [record.path.read_bytes() for record in records]
     truths = [Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records]
+    cv2.setNumThreads(1)  # as in the router
     engine = make_engine(runtime, threads=1, parallelism=1)
     for variant in singles:
         engine.load(repository.root, variant)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +30,8 @@ from search.candidates import Objective
 from search.data.coco import Dataset
 from search.run_folder import Progress, Silent, write_bytes
 
-FRAMES_PER_VISIT = 5
-_WARM_UP = 2
+FRAMES_PER_VISIT = 10
+_WARM_UP = 3
 _LEAST_SCORE = 0.02
 
 
@@ -189,6 +190,7 @@ def latency_samples_ms(
     `concurrency` threads at once. The frames differ from round to round and are the same for all variants.
     """
     progress = progress or Silent()
+    cv2.setNumThreads(1)  # as in the router, whose threads are taken by other frames
     per_round = FRAMES_PER_VISIT * concurrency
     rounds = -(-samples // per_round)
     taken: dict[str, list[float]] = {variant.name: [] for variant in variants}

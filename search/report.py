@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,8 @@ from model_repo.frontier import Certificate, Frontier, Plan, Variant
 from model_repo.publish import MANIFEST
 from model_repo.scoring import best_f1_by_class
 from search.candidates import finished
+from search.curve import STYLE as CURVE_STYLE
+from search.curve import Dot, Group, curve
 from search.difficulty import map_by_tenth, smallest_and_largest
 from search.measure import matched
 from search.plots import (
@@ -27,6 +28,7 @@ from search.plots import (
 )
 from search.predict import PredictorError
 from search.publishing import cached, load_split
+from search.report_data import data_summary, table
 from search.results import MeasuredAll, Routed
 from search.run_folder import write_bytes, write_text
 from search.steps import evaluated_summary, read_candidates
@@ -57,7 +59,9 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
         f"<h1>{escape(frontier.dataset.name)}: {len(frontier.variants)} models,"
         f" {len(frontier.plans)} plans</h1>",
         _summary(frontier, measured),
-        f'<img alt="accuracy against latency" src="{png_uri(picture)}">',
+        _interactive(context, measured, frontier),
+        "<h2>Which to take</h2>",
+        _choices(frontier),
         "<h2>Published models</h2>",
         _models_table(frontier),
         "<h2>Plans</h2>",
@@ -77,24 +81,20 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
         _predictor(context),
         *_training(context),
         *_difficulty(context, frontier),
+        "<h2>Data</h2>",
+        data_summary(context.dataset()),
         "<h2>Sample answers (test)</h2>",
         _sample_rows(context, frontier),
     ]
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(frontier.dataset.name)}</title>'
-        f"<style>{_STYLE}</style>{''.join(sections)}</html>\n"
+        f"<style>{_STYLE}{CURVE_STYLE}</style>{''.join(sections)}</html>\n"
     )
     html, png = context.folder.path("report", "report.html"), context.folder.path("report", "report.png")
     write_text(html, page)
     write_bytes(png, picture)
     context.say(f"  {html}")
     return [html, png]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table; cells are HTML already."""
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + f"</tr>{body}</table>"
 
 
 def _frontier_picture(context: Context, measured: MeasuredAll, frontier: Frontier):  # type: ignore[no-untyped-def]  # a matplotlib figure
@@ -111,6 +111,98 @@ def _frontier_picture(context: Context, measured: MeasuredAll, frontier: Frontie
             for variant in frontier.variants
         ],
         [Point(plan.mean_ms, plan.accuracy_on("calibration").map) for plan in frontier.plans],
+    )
+
+
+def _interactive(context: Context, measured: MeasuredAll, frontier: Frontier) -> str:
+    candidates = read_candidates(context)
+    runtime = measured.published[0].runtime
+    chosen = set(measured.names())
+    models: list[Dot] = []
+    for variant in frontier.variants:
+        if runtime not in variant.runtimes:
+            continue
+        alone, valid = variant.on(runtime).profile(1), variant.on(runtime).accuracy_on("valid")
+        p50, p99 = alone.quantile_ms(0.5), alone.quantile_ms(0.99)
+        text = (
+            f"{variant.name}\n{variant.architecture}\nmAP {valid.map:.3f} (95 %: {valid.map_low:.3f} to"
+            f" {valid.map_high:.3f}), F1 {valid.f1:.3f}\np50 {p50:.2f} ms, p99 {p99:.2f} ms"
+        )
+        models.append(Dot(p50, valid.map, text, valid.map_low, valid.map_high))
+    groups = [
+        Group(
+            f"candidates, shared weights, {context.settings.objective}",
+            "#c3cad2",
+            3,
+            [
+                Dot(
+                    c.latency_ms,
+                    c.accuracy,
+                    f"{c.architecture}\n{c.accuracy:.3f} at about {c.latency_ms:.2f} ms",
+                )
+                for c in finished(candidates)
+            ],
+        ),
+        Group(
+            "exported files, measured",
+            "#7fb2d9",
+            3.5,
+            [
+                Dot(row.p50_ms, row.map, f"{row.artifact.name}\nmAP {row.map:.3f} at {row.p50_ms:.2f} ms")
+                for row in measured.screened
+                if row.artifact.name not in chosen
+            ],
+        ),
+        Group(
+            "plans, mean of a whole frame, calibration",
+            "#d1495b",
+            3.5,
+            [_plan_dot(plan) for plan in frontier.plans],
+            joined=True,
+        ),
+        Group("published models, valid", "#0b61a4", 6, models),
+    ]
+    return curve(groups, y_label="mAP@[.5:.95]")
+
+
+def _plan_dot(plan: Plan) -> Dot:
+    fitted = plan.accuracy_on("calibration")
+    stages = " → ".join(stage.variant for stage in plan.stages)
+    shares = "".join(f", {100 * share:.0f} % go on" for share in fitted.escalated)
+    return Dot(plan.mean_ms, fitted.map, f"{stages}\nmAP {fitted.map:.3f} at {plan.mean_ms:.2f} ms{shares}")
+
+
+def _choices(frontier: Frontier) -> str:
+    """Name a plan for each operating point, the model with the best F1, and the best under some p99s."""
+    runtime = frontier.plans[0].runtime
+    rows = [
+        (f"operating point <b>{escape(point.name)}</b>", *_plan_cells(frontier.plan(point.plan)))
+        for point in frontier.operating_points
+    ]
+    straight = {plan.stages[0].variant: plan for plan in frontier.plans if len(plan.stages) == 1}
+    known = [variant for variant in frontier.variants if variant.name in straight]
+    if known:
+        best = max(known, key=lambda variant: variant.on(runtime).accuracy_on("valid").f1)
+        f1 = best.on(runtime).accuracy_on("valid").f1
+        rows.append((f"best F1 on valid ({f1:.3f})", *_plan_cells(straight[best.name])))
+    before = ""
+    for limit_ms in (2, 3, 5, 8, 10, 15, 20, 30, 50, 100):
+        under = [plan for plan in frontier.plans if plan.p99_ms <= limit_ms]
+        if not under:
+            continue
+        most = max(under, key=lambda plan: plan.accuracy_on("calibration").map)
+        if most.name != before:
+            rows.append((f"best with a p99 under {limit_ms} ms", *_plan_cells(most)))
+        before = most.name
+    return table(("", "plan", "mean ms", "p99 ms", "mAP calibration"), rows)
+
+
+def _plan_cells(plan: Plan) -> tuple[str, str, str, str]:
+    return (
+        " → ".join(escape(stage.variant) for stage in plan.stages),
+        f"{plan.mean_ms:.2f}",
+        f"{plan.p99_ms:.2f}",
+        f"{plan.accuracy_on('calibration').map:.3f}",
     )
 
 

@@ -17,6 +17,7 @@ from model_repo.scoring import Truth
 from search.choose import SPAN, TOP_MARGIN, choose_published
 from search.measure import (
     COST_FRAMES,
+    FRAMES_PER_VISIT,
     LoadedSplit,
     Screened,
     accuracy_of,
@@ -72,7 +73,7 @@ def test_all_variants_get_the_samples_asked_for(tmp_path: Path, concurrency: int
         engine, repository.frontier.variants, images, samples=23, concurrency=concurrency
     )
     assert set(taken) == {"tiny-0", "tiny-1"}
-    assert all(23 <= len(samples) < 23 + 5 * concurrency for samples in taken.values())
+    assert all(23 <= len(samples) < 23 + FRAMES_PER_VISIT * concurrency for samples in taken.values())
     profile = profile_of(
         taken["tiny-0"], engine=engine, precision="f32", concurrency=concurrency,
         environment=repository.frontier.environment,
