@@ -49,10 +49,10 @@ def escalate(gains: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     return np.asarray(gains >= threshold)
 
 
-def score_two_stages(stay: MatchTable, go_on: MatchTable, escalated: NDArray[np.bool_]) -> PlanScore:
-    """Score a plan of two stages: `stay` answers the frames that end early, `go_on` (fused) the others."""
-    table = mix([stay, go_on], escalated.astype(np.int64))
-    return PlanScore(score_table(table), (float(escalated.mean()),))
+def score_stages(tables: Sequence[MatchTable], ends: NDArray[np.int64]) -> PlanScore:
+    """Score a plan: `tables[k]` holds the answers in hand after stage k, `ends` [n] where each frame ends."""
+    reached = tuple(float((ends >= k).mean()) for k in range(1, len(tables)))
+    return PlanScore(score_table(mix(tables, ends)), reached)
 
 
 def threshold_for_share(gains: NDArray[np.float32], share: float) -> float:

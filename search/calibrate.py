@@ -15,7 +15,6 @@ from model_repo.frontier import (
     Measurement,
     OperatingPoint,
     Plan,
-    PlanAccuracy,
     SplitInfo,
     SplitName,
     Variant,
@@ -25,11 +24,12 @@ from model_repo.publish import Repository
 from model_repo.runtime.select import make_engine, supports
 from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
+from search.answers import AnswerSet, answered
 from search.artifacts import cores
 from search.data.coco import Dataset
 from search.gain import MIN_IMAGES
 from search.measure import COST_FRAMES, LoadedSplit, accuracy_of, decode_cost, loaded, matched, predictions
-from search.routing import SHARES, Artifact, Routing, answered, fit_images, route, score_plan
+from search.routing import SHARES, Artifact, Costs, Routing, fit_images, route, score_plan
 from search.run_folder import Progress, RunError
 
 POINT = "balanced"
@@ -170,9 +170,11 @@ def _route(
         frames.images,
         frames.truths,
         classes=len(dataset.classes),
-        runtime=runtime,
-        decode=frontier.decode,
-        rule=decode_cost([record.path.read_bytes() for record in records], rule=True),
+        costs=Costs(
+            runtime,
+            frontier.decode,
+            decode_cost([record.path.read_bytes() for record in records], rule=True),
+        ),
         seed=seed,
         shares=SHARES if wish.escalate is None else (wish.escalate,),
         progress=progress,
@@ -216,9 +218,10 @@ def _with_test(
         name: answered(tested[name, runtime].detections, test.images, tested[name, runtime].table, alignment)
         for name, alignment in routing.alignments.items()
     }
+    on_test = AnswerSet(sides, test.truths, classes)
     scored: list[Plan] = []
     for plan in routing.plans:
-        accuracy: PlanAccuracy = score_plan(plan, sides, test.truths, classes=classes, split="test")
+        accuracy = score_plan(plan, on_test, split="test")
         scored.append(plan.model_copy(update={"accuracy": (*plan.accuracy, accuracy)}))
     return tuple(scored)
 

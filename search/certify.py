@@ -8,13 +8,65 @@ plans. Inverting the test gives the smallest excess that is excluded from above.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from model_repo.frontier import Certificate, NoCertificate, Plan
+from model_repo.scoring import best_f1, image_loss
+from search.answers import AnswerSet
+
 DELTA = 0.1
+CERTIFY_MIN_IMAGES = 400
+"""Calibration sets of fewer images are used for fitting as a whole, and nothing is certified."""
 _STEP = 0.001
+
+
+def certified(plans: Sequence[Plan], fits: AnswerSet, held: AnswerSet, calibration_images: int) -> list[Plan]:
+    """Return the plans with a certificate each, from images on which nothing was fitted, or with the reason
+    for having none."""
+    tested = sum(len(plan.stages) > 1 for plan in plans)
+    out: list[Plan] = []
+    for plan in plans:
+        if len(plan.stages) == 1:
+            out.append(plan)
+        elif not held.truths:
+            reason = (
+                f"calibration has {calibration_images} images and all were fitted on;"
+                f" from {CERTIFY_MIN_IMAGES} on a part is held back to certify"
+            )
+            out.append(plan.model_copy(update={"certificate": NoCertificate(reason=reason)}))
+        else:
+            certificate = _certificate(plan, fits, held, DELTA / tested)
+            out.append(plan.model_copy(update={"certificate": certificate}))
+    return out
+
+
+def _certificate(plan: Plan, fits: AnswerSet, held: AnswerSet, delta: float) -> Certificate:
+    """Bound the plan's mean excess loss over its last stage, each at the score that suits it best.
+
+    Those two scores are fixed on the fitted images: a plan's answers have other aligned scores than its last
+    stage's, and whoever uses it sets the threshold for it.
+    """
+    last = plan.stages[-1].variant
+    _, own = best_f1(fits.of_plan(plan))
+    _, lasts = best_f1(fits.sides[last].table)
+    loss = image_loss(held.of_plan(plan), own)
+    excess = np.maximum(loss - image_loss(held.sides[last].table, lasts), 0.0)
+    bound = excess_bound(excess, delta)
+    return Certificate(
+        loss=(
+            "1 - F1, mean over IoU 0.50:0.95, of the plan's boxes with aligned score"
+            f" >= {own:.4f} over that of its last stage's with >= {lasts:.4f}"
+        ),
+        images=len(held.truths),
+        epsilon=bound,
+        delta=DELTA,
+        bound=bound,
+        empirical=float(excess.mean()),
+    )
 
 
 def excess_bound(excess: NDArray[np.float64], delta: float) -> float:

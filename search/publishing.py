@@ -23,6 +23,7 @@ from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import environment, make_engine, supports
 from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
+from search.answers import AnswerSet, answered
 from search.artifacts import Artifact, cores, read_artifacts
 from search.choose import choose_published
 from search.measure import (
@@ -44,7 +45,7 @@ from search.measure import (
 )
 from search.results import Fitted, Measured, MeasuredAll, Routed, ScreenRow, read_measured, read_routed
 from search.routing import Artifact as RoutingArtifact
-from search.routing import answered, fit_images, score_plan
+from search.routing import Costs, fit_images, score_plan
 from search.routing import route as make_routing
 from search.run_folder import RunError, write_text
 
@@ -167,9 +168,7 @@ def route(context: Context) -> list[Path]:
         split.images,
         split.truths,
         classes=classes,
-        runtime=settings.runtimes[0],
-        decode=measured.decode,
-        rule=measured.rule,
+        costs=Costs(settings.runtimes[0], measured.decode, measured.rule),
         seed=settings.seed,
         progress=context.progress,
     )
@@ -364,8 +363,9 @@ def _plans_on_test(
         )
         for name in sorted(used)
     }
+    answered_test = AnswerSet(sides, test.truths, classes)
     for plan in routed.plans:
-        scored = score_plan(plan, sides, test.truths, classes=classes, split="test")
+        scored = score_plan(plan, answered_test, split="test")
         out.append(plan.model_copy(update={"accuracy": (*plan.accuracy, scored)}))
     return out
 

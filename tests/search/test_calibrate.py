@@ -15,8 +15,9 @@ from model_repo.frontier import Certificate, Plan
 from model_repo.latency import Histogram
 from model_repo.publish import Repository, read
 from search.calibrate import Wish, calibrate, wished_for
+from search.certify import CERTIFY_MIN_IMAGES
 from search.data.coco import read_dataset
-from search.routing import CERTIFY_MIN_IMAGES, route
+from search.routing import Costs, route
 from search.run_folder import RunError, Silent
 from tests.fakes import CLASSES, GRID, Square, encode_image, squares_frame, tiny_repository
 from tests.search.synthetic import CLASSES as SCENE_CLASSES
@@ -150,8 +151,8 @@ def plans() -> tuple[Plan, ...]:
         artifact("large", drawn, weakness=0.25, ms=12.0, seed=2),
     ]
     return route(
-        artifacts, drawn.images, drawn.truths, classes=SCENE_CLASSES, runtime="openvino",
-        decode=Histogram.of([0.5, 0.6]), rule=Histogram.of([0.7, 0.8]), seed=0,
+        artifacts, drawn.images, drawn.truths, classes=SCENE_CLASSES,
+        costs=Costs("openvino", Histogram.of([0.5, 0.6]), Histogram.of([0.7, 0.8])), seed=0,
     ).plans  # fmt: skip
 
 

@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from model_repo.frontier import Certificate, NoCertificate
+from model_repo.fusion import fuse
 from model_repo.latency import Histogram
-from model_repo.scoring import mean_precision, swap_gains
+from model_repo.scoring import match, mean_precision, swap_gains
 from search.align import aligned_table, fit_alignment
-from search.certify import excess_bound, hoeffding_bentkus_p
+from search.answers import AnswerSet, answered
+from search.certify import CERTIFY_MIN_IMAGES, excess_bound, hoeffding_bentkus_p
 from search.gain import fit_gain, swap_influences
 from search.routing import (
-    CERTIFY_MIN_IMAGES,
+    Costs,
     Routing,
-    answered,
     fit_images,
     operating_points,
     route,
@@ -24,7 +25,7 @@ from search.routing import (
 )
 from tests.search.synthetic import CLASSES, Scene, artifact, scene
 
-DECODE, RULE = Histogram.of([0.5, 0.6]), Histogram.of([0.7, 0.8])
+COSTS = Costs("openvino", Histogram.of([0.5, 0.6]), Histogram.of([0.7, 0.8]))
 IMAGES = CERTIFY_MIN_IMAGES
 
 
@@ -39,16 +40,19 @@ def routing(drawn: Scene) -> Routing:
         artifact("small", drawn, weakness=1.5, ms=2.0, seed=1, boast=0.5),
         artifact("large", drawn, weakness=0.25, ms=12.0, seed=2),
     ]
-    return route(
-        artifacts,
-        drawn.images,
-        drawn.truths,
-        classes=CLASSES,
-        runtime="openvino",
-        decode=DECODE,
-        rule=RULE,
-        seed=0,
-    )
+    return route(artifacts, drawn.images, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
+
+
+WEAKNESSES = {"small": 2.0, "middle": 0.8, "large": 0.1}
+
+
+@pytest.fixture(scope="module")
+def long_routing(drawn: Scene) -> Routing:
+    artifacts = [
+        artifact(name, drawn, weakness=weakness, ms=ms, seed=k)
+        for k, ((name, weakness), ms) in enumerate(zip(WEAKNESSES.items(), (1.0, 4.0, 30.0), strict=True))
+    ]
+    return route(artifacts, drawn.images, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
 
 
 def test_an_alignment_rises_and_tells_the_quality(drawn: Scene) -> None:
@@ -160,7 +164,7 @@ def test_a_small_calibration_set_is_fitted_whole() -> None:
     few = scene(50, seed=8)
     routing = route(
         [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
-        few.images, few.truths, classes=CLASSES, runtime="openvino", decode=DECODE, rule=RULE, seed=0,
+        few.images, few.truths, classes=CLASSES, costs=COSTS, seed=0,
     )  # fmt: skip
     reasons = [p.certificate.reason for p in routing.plans if isinstance(p.certificate, NoCertificate)]
     assert len(reasons) == len(routing.plans)
@@ -174,11 +178,61 @@ def test_a_plan_does_on_new_frames_about_what_calibration_said(routing: Routing)
     for name, weakness, boast in (("small", 1.5, 0.5), ("large", 0.25, 1.0)):
         made = artifact(name, fresh, weakness=weakness, ms=1.0, seed=21, boast=boast)
         sides[name] = answered(made.answers, fresh.images, made.table, routing.alignments[name])
+    answers = AnswerSet(sides, fresh.truths, CLASSES)
     for plan in routing.plans:
-        scored = score_plan(plan, sides, fresh.truths, classes=CLASSES, split="test")
+        scored = score_plan(plan, answers, split="test")
         calibrated = plan.accuracy_on("calibration")
         assert scored.map == pytest.approx(calibrated.map, abs=0.06)
         assert scored.escalated == pytest.approx(calibrated.escalated, abs=0.12)
+
+
+def test_three_models_in_a_row_pay_where_two_do_not(long_routing: Routing) -> None:
+    """Plans of three stages are published beside those of two; fewer frames reach each further stage; none
+    is matched by a shorter plan."""
+    triples = [plan for plan in long_routing.plans if len(plan.stages) == 3]
+    assert triples
+    shorter = [plan for plan in long_routing.plans if len(plan.stages) < 3]
+    for plan in triples:
+        first, second = plan.accuracy_on("calibration").escalated
+        assert 0 < second < first < 1
+        assert [stage.variant for stage in plan.stages] == list(WEAKNESSES)
+        assert isinstance(plan.certificate, Certificate)
+        assert not any(
+            other.mean_ms <= plan.mean_ms
+            and other.p99_ms <= plan.p99_ms
+            and other.accuracy_on("calibration").map >= plan.accuracy_on("calibration").map
+            for other in shorter
+        )
+
+
+def test_three_stages_do_on_new_frames_about_what_calibration_said(long_routing: Routing) -> None:
+    """On frames never seen, longer plans too escalate and score within a few points of calibration."""
+    fresh = scene(300, seed=11)
+    sides = {}
+    for k, (name, weakness) in enumerate(WEAKNESSES.items()):
+        made = artifact(name, fresh, weakness=weakness, ms=1.0, seed=30 + k)
+        sides[name] = answered(made.answers, fresh.images, made.table, long_routing.alignments[name])
+    answers = AnswerSet(sides, fresh.truths, CLASSES)
+    for plan in long_routing.plans:
+        scored = score_plan(plan, answers, split="test")
+        assert scored.map == pytest.approx(plan.accuracy_on("calibration").map, abs=0.07)
+        assert scored.escalated == pytest.approx(plan.accuracy_on("calibration").escalated, abs=0.15)
+
+
+def test_fusion_goes_on_from_the_answer_in_hand(drawn: Scene, long_routing: Routing) -> None:
+    """The third answer is fused with the fusion of the first two, as the router does it."""
+    sides = {}
+    for k, (name, weakness) in enumerate(WEAKNESSES.items()):
+        made = artifact(name, drawn, weakness=weakness, ms=1.0, seed=k)
+        sides[name] = answered(made.answers, drawn.images, made.table, long_routing.alignments[name])
+    tables = AnswerSet(sides, drawn.truths, CLASSES).in_hand(tuple(WEAKNESSES), "wbf")
+    in_hand = [
+        fuse(fuse(a, b, "wbf"), c, "wbf")
+        for a, b, c in zip(*(sides[name].detections for name in WEAKNESSES), strict=True)
+    ]
+    expected = match(drawn.truths, in_hand, CLASSES)
+    assert len(tables) == 3
+    assert mean_precision(tables[2]) == pytest.approx(mean_precision(expected), abs=1e-12)
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
