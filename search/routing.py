@@ -1,6 +1,6 @@
 """Plans of one to three stages: proposed, scored on calibration from cached answers, and named.
 
-1. Every ordered pair (fast, larger) worth it gets labels, a gain model and the better fusion.
+1. Every ordered pair (fast, larger) worth it gets labels and a gain model for each fusion; the better stays.
 2. Thresholds for a grid of escalation shares make plans; their accuracy comes from the tables of matches,
    with gains predicted by models that did not see the image, and their cost from the measured profiles.
 3. What is left of two stages is lengthened by a third model, where a pair of the second one and it is known.
@@ -27,6 +27,7 @@ from model_repo.frontier import (
     Rule,
     SplitName,
     Stage,
+    non_dominated,
 )
 from model_repo.fusion import Fusion
 from model_repo.latency import Histogram, RuntimeName
@@ -200,8 +201,8 @@ def operating_points(plans: Sequence[Plan]) -> tuple[OperatingPoint, ...]:
 def worth_publishing(plans: Sequence[Plan]) -> list[Plan]:
     """Return the plans that none matches in mean cost, p99 and mAP, at most MAX_PLANS, cheapest first.
 
-    Too many are thinned: of two neighbours in mean cost whose mAP is nearest, the one that costs more goes,
-    but never a plan of one stage, nor the best.
+    Too many are thinned: the one goes that adds least area under the fronts of mAP over mean cost and of mAP
+    over p99 (both costs logarithmic), but never a plan of one stage, nor the best.
     """
     stays = [plan for i, plan in enumerate(plans) if not any(_dominates(other, plan, j < i) for j, other in
                                                               enumerate(plans) if j != i)]  # fmt: skip
@@ -211,8 +212,24 @@ def worth_publishing(plans: Sequence[Plan]) -> list[Plan]:
         loose = [k for k in range(1, len(stays)) if len(stays[k].stages) > 1 and stays[k] is not best]
         if not loose:
             break
-        del stays[min(loose, key=lambda k: (abs(_map(stays[k]) - _map(stays[k - 1])), k))]
+        accuracy = [_map(plan) for plan in stays]
+        adds = _exclusive_areas([plan.mean_ms for plan in stays], accuracy)
+        adds += _exclusive_areas([plan.p99_ms for plan in stays], accuracy)
+        del stays[min(loose, key=lambda k: (adds[k], -stays[k].mean_ms))]
     return stays
+
+
+def _exclusive_areas(costs_ms: Sequence[float], accuracy: Sequence[float]) -> NDArray[np.float64]:
+    """Return for each point the area that it alone dominates, over the logarithm of its cost."""
+    log_ms = np.log(costs_ms)
+    areas = np.zeros(len(log_ms))
+    front = non_dominated(list(zip(costs_ms, accuracy, strict=True)))
+    ends = [*log_ms[front[1:]], log_ms[front[-1]] + 0.1]
+    below = 0.0
+    for i, end in zip(front, ends, strict=True):
+        areas[i] = (end - log_ms[i]) * (accuracy[i] - below)
+        below = accuracy[i]
+    return areas
 
 
 def _dominates(a: Plan, b: Plan, first: bool) -> bool:
@@ -255,24 +272,27 @@ def _single(artifact: Artifact, fits: AnswerSet, costs: Costs) -> Plan:
 
 
 def _pair(fast: Artifact, larger: Artifact, fits: AnswerSet, seed: int) -> _Pair:
-    """Fit the gain model of a pair, and find out which fusion is better when half of the frames go on."""
-    first, second = fits.sides[fast.name], fits.sides[larger.name]
-    gain = fit_gain(first.features, swap_influences(first.table, second.table), seed=seed)
-    half = escalate(gain.held_out, threshold_for_share(gain.held_out, 0.5)).astype(np.int64)
-    maps = {
-        fusion: score_stages(fits.in_hand((fast.name, larger.name), fusion), half).score.map
-        for fusion in FUSIONS
-    }
+    """Fit a gain model for each fusion, to what that fusion's answer adds, and keep the fusion that is better
+    when half of the frames go on."""
+    first = fits.sides[fast.name]
+    gains: dict[Fusion, FittedGain] = {}
+    maps: dict[Fusion, float] = {}
+    for fusion in FUSIONS:
+        tables = fits.in_hand((fast.name, larger.name), fusion)
+        gain = fit_gain(first.features, swap_influences(first.table, tables[1]), seed=seed)
+        half = escalate(gain.held_out, threshold_for_share(gain.held_out, 0.5)).astype(np.int64)
+        gains[fusion], maps[fusion] = gain, score_stages(tables, half).score.map
+    better: Fusion = "wbf" if maps["wbf"] > maps["replace"] else "replace"
     report = PairReport(
         fast=fast.name,
         larger=larger.name,
-        gain=gain.kind,
-        rank_correlation=gain.rank_correlation,
-        fusion="wbf" if maps["wbf"] > maps["replace"] else "replace",
+        gain=gains[better].kind,
+        rank_correlation=gains[better].rank_correlation,
+        fusion=better,
         replace_map=maps["replace"],
         wbf_map=maps["wbf"],
     )
-    return _Pair(fast, larger, gain, report.fusion, report)
+    return _Pair(fast, larger, gains[better], better, report)
 
 
 def _double(pair: _Pair, share: float, fits: AnswerSet, costs: Costs) -> Plan:

@@ -2,6 +2,9 @@
 
 Elastic widths are leading channels and elastic depths leading blocks, so what two spaces have in common is
 the leading part of every weight: a wider, narrower, deeper or shallower supernet takes over as much as fits.
+Channels that are new have no say at first in those that were there (Net2Net's widening,
+https://arxiv.org/abs/1511.05641), so a wider supernet begins by computing what the narrower one did, in every
+subnet that both have, and in the wider ones too as far as they are not deeper.
 Class outputs are taken over only where both know equally many classes; otherwise they start anew.
 """
 
@@ -50,6 +53,8 @@ def warm_start(supernet: Supernet, path: Path) -> WarmStart:
         if mine.dim() != other.dim() or (name in _CLASS_OUTPUTS and not same_classes):
             continue
         shared = tuple(slice(min(a, b)) for a, b in zip(mine.shape, other.shape, strict=True))
+        if mine.dim() == 4:  # what was there hears nothing of what is new
+            mine[: other.shape[0]] = 0.0
         mine[shared] = other[shared]
         taken += mine[shared].numel()
     if not taken:

@@ -46,6 +46,20 @@ def test_a_wider_and_deeper_supernet_contains_the_stored_subnets(tmp_path: Path)
                 assert torch.allclose(mine, other, atol=1e-5)
 
 
+def test_a_wider_subnet_begins_as_the_widest_that_was_there(tmp_path: Path) -> None:
+    """Channels that are new change nothing at first: the widest subnet computes what the old widest did."""
+    source, net = stored(tmp_path / "w.pt", TINY, 1), Supernet(WIDER, 2)
+    warm_start(net, tmp_path / "w.pt")
+    x = torch.rand(2, 3, 64, 64)
+    widest = replace(WIDER.largest, resolution=64, depths=TINY.largest.depths)
+    with torch.no_grad():
+        pairs = zip(
+            net(x, widest).logits, source(x, replace(TINY.largest, resolution=64)).logits, strict=True
+        )
+        for mine, other in pairs:
+            assert torch.allclose(mine, other, atol=1e-5)
+
+
 def test_other_classes_start_anew(tmp_path: Path) -> None:
     """With another number of classes their outputs keep their initial weights, the rest is taken over."""
     stored(tmp_path / "w.pt", TINY, 1)
