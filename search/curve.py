@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from model_repo.frontier import non_dominated
+
 _WIDTH, _HEIGHT = 960.0, 540.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 18.0, 16.0, 46.0
 
@@ -57,7 +59,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Points that are drawn, named and hidden together; `joined` draws a line through them by latency."""
+    """Points that are drawn, named and hidden together; `joined` draws a line through the non-dominated."""
 
     name: str
     colour: str
@@ -117,10 +119,8 @@ class _Scale:
 def _layer(number: int, group: Group, scale: _Scale) -> str:
     parts: list[str] = []
     if group.joined:
-        path = " ".join(
-            f"{scale.x(dot.ms):.1f},{scale.y(dot.accuracy):.1f}"
-            for dot in sorted(group.dots, key=lambda d: d.ms)
-        )
+        front = [group.dots[i] for i in non_dominated([(dot.ms, dot.accuracy) for dot in group.dots])]
+        path = " ".join(f"{scale.x(dot.ms):.1f},{scale.y(dot.accuracy):.1f}" for dot in front)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{group.colour}" stroke-width="1.5"/>')
     for dot in group.dots:
         x, y = scale.x(dot.ms), scale.y(dot.accuracy)
