@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_repo import publish
+from model_repo.frontier import Stage
 from model_repo.runtime.engine import EngineTimeout, EngineUnavailable
 from router.admission import Shed
 from router.bootstrap import Gateway
@@ -24,7 +27,7 @@ from router.errors import (
     UnsupportedType,
 )
 from router.execution import Answer
-from tests.fakes import FakeClock, FakeEngine, encode_image
+from tests.fakes import FakeClock, FakeEngine, encode_image, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +102,67 @@ async def test_a_doubtful_fast_answer_is_sent_on(bench: Bench, frame: bytes) -> 
     # tiny-1 sees 128x128, the frame is 64x64.
     assert given.detections.xyxy.tolist() == [[0, 0, 16, 16]]
     assert sample(gateway, "paretogate_escalations_total", plan="tiny-0-then-tiny-1") == 1
+
+
+@pytest.fixture(scope="module")
+def three_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose balanced point asks up to three variants, one after the other."""
+    repository = tiny_repository(tmp_path_factory.mktemp("three") / "repo", variants=3)
+    frontier = repository.frontier
+    cascade = frontier.plan_of("balanced")
+    rule = cascade.stages[0].rule
+    stages = (
+        *(Stage(variant=name, rule=rule) for name in ("tiny-0", "tiny-1")),
+        Stage(variant="tiny-2"),
+    )
+    longer = cascade.model_copy(
+        update={
+            "stages": stages,
+            "accuracy": tuple(
+                accuracy.model_copy(update={"escalated": (0.4, 0.2)}) for accuracy in cascade.accuracy
+            ),
+        }
+    )
+    plans = tuple(longer if plan.name == cascade.name else plan for plan in frontier.plans)
+    publish.publish(repository.root, frontier.model_copy(update={"plans": plans}), {})
+    return repository.root
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked"),
+    [
+        ((SURE, SURE), ["tiny-0"]),
+        ((DOUBTFUL, SURE), ["tiny-0", "tiny-1"]),
+        ((DOUBTFUL, DOUBTFUL), ["tiny-0", "tiny-1", "tiny-2"]),
+    ],
+)
+async def test_a_plan_of_three_stages_stops_where_an_answer_is_sure(
+    three_stages: Path, frame: bytes, rows: tuple[NDArray[np.float32], ...], asked: list[str]
+) -> None:
+    """Each stage's rule looks at its own answer; the last stage is asked only when both before it doubt."""
+    engine = FakeEngine(rows={"tiny-0": rows[0], "tiny-1": rows[1], "tiny-2": LARGE})
+    bench = Bench(three_stages)
+    given = await answer(bench(engine), frame)
+    assert [stage.variant for stage in given.stages] == asked == engine.calls
+    assert given.escalated is (len(asked) > 1)
+    bench.built[0].close()
+
+
+async def test_the_third_stage_alone_is_cut_when_time_is_short(three_stages: Path, frame: bytes) -> None:
+    """After two stages 8 ms are left and the third needs 18: the second answer goes out, marked."""
+    clock = FakeClock()
+    engine = FakeEngine(
+        rows={"tiny-0": DOUBTFUL, "tiny-1": DOUBTFUL, "tiny-2": LARGE},
+        latency_ms={"tiny-0": 2.0, "tiny-1": 6.0, "tiny-2": 18.0},
+        sleep=clock.sleep,
+    )
+    bench = Bench(three_stages)
+    given = await answer(bench(engine, clock=clock), frame, budget_ms=16.0, now_ns=clock.now_ns())
+    assert engine.calls == ["tiny-0", "tiny-1"]
+    assert given.cut is not None
+    assert (given.cut.stage, given.cut.reason) == ("tiny-2", "deadline")
+    assert given.left_ms == pytest.approx(8.0)
+    bench.built[0].close()
 
 
 async def test_a_named_operating_point_is_honoured(bench: Bench, frame: bytes) -> None:
