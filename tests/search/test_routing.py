@@ -15,6 +15,7 @@ from search.answers import AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES, excess_bound, hoeffding_bentkus_p
 from search.gain import fit_gain, swap_influences
 from search.routing import (
+    MAX_PLANS,
     Costs,
     Routing,
     fit_images,
@@ -130,6 +131,43 @@ def test_no_published_plan_is_matched_by_another(routing: Routing) -> None:
             share = int(plan.name.rsplit(".", 1)[1]) / 100
             assert plan.accuracy_on("calibration").escalated[0] == pytest.approx(share, abs=0.02)
     assert worth_publishing(plans) == list(plans)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(1, 50), st.floats(1, 50), st.floats(0.1, 0.9)), min_size=2, max_size=70))
+def test_thinning_keeps_single_models_and_the_best(
+    routing: Routing, rows: list[tuple[float, float, float]]
+) -> None:
+    """At most so many plans are published; what no plan matches stays if it is a single model or the best."""
+    double = next(plan for plan in routing.plans if len(plan.stages) == 2)
+    single = next(plan for plan in routing.plans if len(plan.stages) == 1)
+    plans = []
+    for i, (mean_ms, more_ms, accuracy) in enumerate(rows):
+        kind = single if i % 7 == 0 else double
+        scored = kind.accuracy_on("calibration").model_copy(update={"map": accuracy})
+        plans.append(
+            kind.model_copy(
+                update={
+                    "name": f"p{i}",
+                    "mean_ms": mean_ms,
+                    "p99_ms": mean_ms + more_ms,
+                    "accuracy": (scored,),
+                }
+            )
+        )
+    stays = worth_publishing(plans)
+    assert len(stays) <= max(MAX_PLANS, sum(len(plan.stages) == 1 for plan in plans))
+    assert max(p.accuracy[0].map for p in stays) == max(p.accuracy[0].map for p in plans)
+    for plan in plans:
+        matched = any(
+            other is not plan
+            and other.mean_ms <= plan.mean_ms
+            and other.p99_ms <= plan.p99_ms
+            and other.accuracy[0].map >= plan.accuracy[0].map
+            for other in plans
+        )
+        if len(plan.stages) == 1 and not matched:
+            assert plan in stays
 
 
 def test_operating_points_are_named_by_their_rules(routing: Routing) -> None:
