@@ -53,8 +53,13 @@ def loaded(dataset: Dataset, split: SplitName) -> LoadedSplit:
     return LoadedSplit(
         split,
         tuple(decode(record.path.read_bytes()) for record in records),
-        tuple(Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records),
+        truths_of(dataset, split),
     )
+
+
+def truths_of(dataset: Dataset, split: SplitName) -> tuple[Truth, ...]:
+    """Return a split's labels; raises KeyError when there is no such split."""
+    return tuple(Truth(image.boxes_xyxy, image.labels, image.crowd) for image in dataset.splits[split].images)
 
 
 def unmeasured(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from model_repo.codec import decode as decode_manifest
 from model_repo.frontier import Certificate, Frontier, Plan, Variant
 from model_repo.publish import MANIFEST
-from model_repo.scoring import best_f1_by_class
+from model_repo.scoring import best_f1_by_class, match
 from search.candidates import finished
 from search.curve import STYLE as CURVE_STYLE
 from search.curve import Dot, Group, curve
 from search.difficulty import map_by_tenth, smallest_and_largest
-from search.measure import matched
+from search.measure import truths_of
 from search.plots import (
     Point,
     difficulty_figure,
@@ -297,10 +297,10 @@ def _precision_table(measured: MeasuredAll) -> str:
 
 def _threshold_table(context: Context, frontier: Frontier) -> str:
     runtime, classes = frontier.plans[0].runtime, frontier.dataset.classes
-    split = load_split(context, "valid")
+    truths = truths_of(context.dataset(), "valid")
     names = [variant.name for variant in frontier.variants if runtime in variant.runtimes]
     columns = [
-        best_f1_by_class(matched(split, cached(context, "measure", runtime, "valid", name), len(classes)))
+        best_f1_by_class(match(truths, cached(context, "measure", runtime, "valid", name), len(classes)))
         for name in names
     ]
     rows = [

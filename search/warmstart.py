@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -40,7 +41,7 @@ def warm_start(supernet: Supernet, path: Path) -> WarmStart:
         weights = torch.load(path, weights_only=True)["weights"]
     except OSError as error:
         raise RunError(f"init: {path}: {error.strerror}") from error
-    except Exception as error:  # torch.load raises what the broken bytes happen to meet
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
         raise RunError(f"init: {path}: not a trained supernet: {error}") from error
     own = dict(supernet.named_parameters())
     fitting = own.keys() & weights.keys()
