@@ -10,8 +10,8 @@ from string import Template
 
 from loadtest.latencies import Latencies
 from loadtest.sample import Sample
-from loadtest.svg import Axes, Point, share_bar
 from loadtest.verdict import Verdict
+from model_repo.svg import Axes, Point, share_bar
 
 # Past this many dots a scatter only grows the file; every k-th ordinary request is drawn, every miss is.
 _MAX_DOTS = 4_000

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from loadtest.report import Load, to_html, to_json
 from loadtest.sample import Sample
-from loadtest.svg import Axes, ticks
 from loadtest.verdict import Conditions, judge
 from model_repo.scoring import Truth
+from model_repo.svg import Axes, ticks
 from tests.loadtest.scripted import sample
 
 LOAD = Load("http://<gateway>", "http", "frames", "poisson", 100.0, 305, 1, None, 50.0)

@@ -1,4 +1,7 @@
-"""Plots as inline SVG: a pair of axes, points, lines and steps. Colours come from the page's style sheet."""
+"""Plots as inline SVG: a pair of axes, points, lines and steps. Colours come from the page's style sheet.
+
+Here because search and loadtest both draw and neither may import the other.
+"""
 
 from __future__ import annotations
 
