@@ -160,7 +160,10 @@ class Stage(Value):
 
 
 class Certificate(Value):
-    """E[max(0, L_plan − L_last)] ≤ epsilon with confidence 1 − delta, over uncut answers."""
+    """E[max(0, L_plan − L_last)] ≤ epsilon with confidence 1 − delta, over uncut answers.
+
+    `epsilon` holds for all plans certified for as much, together; `bound` for this plan by itself.
+    """
 
     loss: str
     images: PositiveInt

@@ -263,17 +263,17 @@ def wished_for(plans: tuple[Plan, ...], wish: Wish) -> Plan | None:
     if wish.max_loss is not None:
         last = max(plans, key=_accuracy).stages[-1].variant
         certified = [
-            (plan.certificate.bound, plan)
+            (plan.certificate.epsilon, plan)
             for plan in plans
             if isinstance(plan.certificate, Certificate) and plan.stages[-1].variant == last
         ]
-        fine = [plan for bound, plan in certified if bound <= wish.max_loss]
+        fine = [plan for epsilon, plan in certified if epsilon <= wish.max_loss]
         if not fine:
-            least_bound = min((bound for bound, _ in certified), default=None)
+            possible = min((epsilon for epsilon, _ in certified), default=None)
             raise RunError(
                 "max_loss: no plan has a certificate; more labelled frames are needed"
-                if least_bound is None
-                else f"max_loss: the smallest that these frames can certify is {least_bound:.3f}"
+                if possible is None
+                else f"max_loss: the smallest that these frames can certify is {possible:.3f}"
             )
         return min(fine, key=lambda plan: plan.mean_ms)
     return None

@@ -1,18 +1,26 @@
 """A bound on what a plan may lose against always running its last stage, with stated confidence.
 
-Learn-then-Test (Angelopoulos et al., 2021): the plans are fixed first, on other images; each one's mean
-excess loss is then tested with the Hoeffding–Bentkus p-value, at the level delta divided by the number of
-plans. Inverting the test gives the smallest excess that is excluded from above.
+Learn-then-Test with fixed-sequence testing (Angelopoulos et al., 2021, https://arxiv.org/abs/2110.01052): the
+plans and the order in which they are tested are fixed first, on other images, the least risky first. Each
+one's mean excess loss is then tested at the whole level delta, and the first that is not rejected ends the
+sequence: whatever excess ε is asked for, the probability that any plan certified for it exceeds it is at
+most delta, however many plans there are. Inverting the test gives the smallest ε that each plan can be
+certified for: the greatest bound of all plans up to it.
+
+The test bets against the claim that the loss is large, image by image (Waudby-Smith and Ramdas, 2021,
+https://arxiv.org/abs/2010.09686). It learns how little the loss varies, and most images lose nothing: on
+600 losses of mean 0.04 it excludes 0.046, where Hoeffding–Bentkus excludes 0.059.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from model_repo.frontier import Certificate, NoCertificate, Plan
 from model_repo.scoring import best_f1, image_loss
@@ -22,51 +30,81 @@ DELTA = 0.1
 CERTIFY_MIN_IMAGES = 400
 """Calibration sets of fewer images are used for fitting as a whole, and nothing is certified."""
 _STEP = 0.001
+_MAX_STAKE = 0.75
 
 
 def certified(plans: Sequence[Plan], fits: AnswerSet, held: AnswerSet, calibration_images: int) -> list[Plan]:
     """Return the plans with a certificate each, from images on which nothing was fitted, or with the reason
     for having none."""
-    tested = sum(len(plan.stages) > 1 for plan in plans)
-    out: list[Plan] = []
-    for plan in plans:
-        if len(plan.stages) == 1:
-            out.append(plan)
-        elif not held.truths:
-            reason = (
-                f"calibration has {calibration_images} images and all were fitted on;"
-                f" from {CERTIFY_MIN_IMAGES} on a part is held back to certify"
+    certificates: dict[str, Certificate | NoCertificate] = {}
+    cascades = [plan for plan in plans if len(plan.stages) > 1]
+    if held.truths:
+        losses = [_ExcessLoss.fixed_on(fits, plan) for plan in cascades]
+        risks = [loss.of(fits, plan).mean() for loss, plan in zip(losses, cascades, strict=True)]
+        order = np.argsort(risks, kind="stable").tolist()
+        excesses = [losses[i].of(held, cascades[i]) for i in order]
+        for i, excess, (bound, epsilon) in zip(
+            order, excesses, in_fixed_sequence(excesses, DELTA), strict=True
+        ):
+            certificates[cascades[i].name] = Certificate(
+                loss=losses[i].text,
+                images=len(excess),
+                epsilon=epsilon,
+                delta=DELTA,
+                bound=bound,
+                empirical=float(excess.mean()),
             )
-            out.append(plan.model_copy(update={"certificate": NoCertificate(reason=reason)}))
-        else:
-            certificate = _certificate(plan, fits, held, DELTA / tested)
-            out.append(plan.model_copy(update={"certificate": certificate}))
-    return out
+    else:
+        reason = (
+            f"calibration has {calibration_images} images and all were fitted on;"
+            f" from {CERTIFY_MIN_IMAGES} on a part is held back to certify"
+        )
+        certificates = {plan.name: NoCertificate(reason=reason) for plan in cascades}
+    return [
+        plan.model_copy(update={"certificate": certificates.get(plan.name, plan.certificate)})
+        for plan in plans
+    ]
 
 
-def _certificate(plan: Plan, fits: AnswerSet, held: AnswerSet, delta: float) -> Certificate:
-    """Bound the plan's mean excess loss over its last stage, each at the score that suits it best.
+@dataclass(frozen=True, slots=True)
+class _ExcessLoss:
+    """What a plan loses over its last stage on an image, each at the score that suits it best.
 
     Those two scores are fixed on the fitted images: a plan's answers have other aligned scores than its last
     stage's, and whoever uses it sets the threshold for it.
     """
-    last = plan.stages[-1].variant
-    _, own = best_f1(fits.of_plan(plan))
-    _, lasts = best_f1(fits.sides[last].table)
-    loss = image_loss(held.of_plan(plan), own)
-    excess = np.maximum(loss - image_loss(held.sides[last].table, lasts), 0.0)
-    bound = excess_bound(excess, delta)
-    return Certificate(
-        loss=(
+
+    own: float
+    lasts: float
+
+    @classmethod
+    def fixed_on(cls, fits: AnswerSet, plan: Plan) -> _ExcessLoss:
+        """Choose both scores on the images that the plan was fitted on."""
+        last = plan.stages[-1].variant
+        return cls(best_f1(fits.of_plan(plan))[1], best_f1(fits.sides[last].table)[1])
+
+    def of(self, answers: AnswerSet, plan: Plan) -> NDArray[np.float64]:
+        """Return the excess loss of each image, [n] in [0, 1]."""
+        last = answers.sides[plan.stages[-1].variant].table
+        loss = image_loss(answers.of_plan(plan), self.own)
+        return np.maximum(loss - image_loss(last, self.lasts), 0.0)
+
+    @property
+    def text(self) -> str:
+        """Say what is bounded."""
+        return (
             "1 - F1, mean over IoU 0.50:0.95, of the plan's boxes with aligned score"
-            f" >= {own:.4f} over that of its last stage's with >= {lasts:.4f}"
-        ),
-        images=len(held.truths),
-        epsilon=bound,
-        delta=DELTA,
-        bound=bound,
-        empirical=float(excess.mean()),
-    )
+            f" >= {self.own:.4f} over that of its last stage's with >= {self.lasts:.4f}"
+        )
+
+
+def in_fixed_sequence(excesses: Sequence[NDArray[np.float64]], delta: float) -> list[tuple[float, float]]:
+    """Return each plan's own bound, and the smallest ε for which it and all plans before it pass.
+
+    excesses: per plan one value in [0, 1] per image, in an order that these images had no part in.
+    """
+    bounds = [excess_bound(excess, delta) for excess in excesses]
+    return list(zip(bounds, accumulate(bounds, max), strict=True))
 
 
 def excess_bound(excess: NDArray[np.float64], delta: float) -> float:
@@ -76,28 +114,28 @@ def excess_bound(excess: NDArray[np.float64], delta: float) -> float:
     """
     if not len(excess) or excess.min() < 0 or excess.max() > 1:
         raise ValueError("the excess must be at least one number, all in [0, 1]")
+    stakes = _stakes(excess, delta)
     low, high = math.floor(float(excess.mean()) / _STEP), round(1 / _STEP)
     while high - low > 1:
         middle = (low + high) // 2
-        if hoeffding_bentkus_p(float(excess.mean()), len(excess), middle * _STEP) <= delta:
+        if _betting_p(excess, stakes, middle * _STEP) <= delta:
             high = middle
         else:
             low = middle
     return round(high * _STEP, 3)
 
 
-def hoeffding_bentkus_p(mean: float, count: int, risk: float) -> float:
-    """Return the p-value of "the true mean is at least `risk`" for `count` losses in [0, 1]."""
-    if risk <= mean:
-        return 1.0
-    if risk >= 1.0:
-        return 0.0
-    hoeffding = math.exp(-count * _divergence(mean, risk))
-    bentkus = math.e * float(binom.cdf(math.ceil(count * mean), count, risk))
-    return min(hoeffding, bentkus, 1.0)
+def _stakes(excess: NDArray[np.float64], delta: float) -> NDArray[np.float64]:
+    """Return how much of the capital is bet on each image, by what the images before it showed, [n]."""
+    seen = np.arange(1, len(excess) + 1) + 1
+    means = (0.5 + np.cumsum(excess)) / seen
+    variances = (0.25 + np.cumsum((excess - means) ** 2)) / seen
+    before = np.concatenate(([0.25], variances[:-1]))
+    stakes = np.sqrt(2 * math.log(1 / delta) / (len(excess) * before))
+    return np.asarray(np.minimum(stakes, _MAX_STAKE), dtype=np.float64)
 
 
-def _divergence(a: float, b: float) -> float:
-    """Return the Kullback–Leibler divergence between Bernoulli(a) and Bernoulli(b), 0 ≤ a < b < 1."""
-    first = a * math.log(a / b) if a > 0 else 0.0
-    return first + (1 - a) * math.log((1 - a) / (1 - b))
+def _betting_p(excess: NDArray[np.float64], stakes: NDArray[np.float64], risk: float) -> float:
+    """Return the p-value of "the true mean is at least `risk`": a fair game's capital rarely grows much."""
+    log_capital = np.cumsum(np.log1p(stakes * (risk - excess)))
+    return math.exp(-max(float(log_capital.max()), 0.0))

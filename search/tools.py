@@ -220,7 +220,7 @@ def _print_plans(frontier: Frontier, console: Console, *, every: bool) -> None:
             f"{fitted.map:.3f}",
             "" if tested is None else f"{tested.map:.3f}",
             ", ".join(f"{100 * share:.0f} %" for share in fitted.escalated),
-            f"{certificate.bound:.3f}" if isinstance(certificate, Certificate) else "",
+            f"{certificate.epsilon:.3f}" if isinstance(certificate, Certificate) else "",
         )
     console.print(table)
 

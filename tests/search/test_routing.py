@@ -12,7 +12,7 @@ from model_repo.latency import Histogram
 from model_repo.scoring import match, mean_precision, swap_gains
 from search.align import aligned_table, fit_alignment
 from search.answers import AnswerSet, answered
-from search.certify import CERTIFY_MIN_IMAGES, excess_bound, hoeffding_bentkus_p
+from search.certify import CERTIFY_MIN_IMAGES
 from search.gain import fit_gain, swap_influences
 from search.routing import (
     MAX_PLANS,
@@ -271,30 +271,6 @@ def test_fusion_goes_on_from_the_answer_in_hand(drawn: Scene, long_routing: Rout
     expected = match(drawn.truths, in_hand, CLASSES)
     assert len(tables) == 3
     assert mean_precision(tables[2]) == pytest.approx(mean_precision(expected), abs=1e-12)
-
-
-@settings(derandomize=True, deadline=None, max_examples=30)
-@given(st.integers(30, 400), st.floats(0.0, 0.4), st.integers(0, 1000))
-def test_the_bound_lies_above_the_mean_and_falls_with_confidence(count: int, rate: float, seed: int) -> None:
-    """A bound is at least the mean seen, and asking for less confidence lowers it."""
-    excess = (np.random.default_rng(seed).random(count) < rate).astype(np.float64)
-    sure, unsure = excess_bound(excess, 0.01), excess_bound(excess, 0.2)
-    assert float(excess.mean()) <= unsure <= sure <= 1.0
-    assert hoeffding_bentkus_p(float(excess.mean()), count, sure) <= 0.01
-
-
-def test_the_bound_holds_as_often_as_it_says() -> None:
-    """Over many draws the true mean exceeds the bound at level 0.1 in at most a tenth of them."""
-    rng = np.random.default_rng(0)
-    true = 0.05
-    broken = sum(excess_bound((rng.random(200) < true).astype(np.float64), 0.1) < true for _ in range(300))
-    assert broken <= 0.1 * 300
-
-
-def test_losses_outside_the_unit_interval_are_refused() -> None:
-    """The bound is for losses in [0, 1] alone."""
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        excess_bound(np.array([0.2, 1.5]), 0.1)
 
 
 def test_answers_are_one_per_image(drawn: Scene) -> None:
