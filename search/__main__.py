@@ -52,7 +52,15 @@ CheckpointS = Annotated[float | None, typer.Option(help="seconds between checkpo
 CalibrationShare = Annotated[
     float | None, typer.Option(help="of train, where the data has no calibration split of its own [0.2]")
 ]
-SpaceFile = Annotated[Path | None, typer.Option("--space", help="JSON file of the search space's choices")]
+SpaceText = Annotated[
+    str | None,
+    typer.Option(
+        "--space",
+        metavar="JSON",
+        help="the search space, as JSON or a file that holds it: resolutions, depths, widths, neck_widths,"
+        " head_depths, stem_width; the default for what is left out",
+    ),
+]
 AlgorithmName = Annotated[
     Algorithm | None,
     typer.Option(help="how subnets are drawn: by two objectives, by one score, or blindly [nsga2]"),
@@ -94,7 +102,7 @@ def run(
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
     any_way_up: AnyWayUp = None,
-    space: SpaceFile = None,
+    space: SpaceText = None,
     checkpoint_s: CheckpointS = None,
     algorithm: AlgorithmName = None,
     latency_weight: LatencyWeight = None,
@@ -141,7 +149,7 @@ def train(
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
     any_way_up: AnyWayUp = None,
-    space: SpaceFile = None,
+    space: SpaceText = None,
     checkpoint_s: CheckpointS = None,
     again: Again = False,
 ) -> None:

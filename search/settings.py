@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from model_repo.latency import Precision, RuntimeName
 from model_repo.value import Value
 from search.candidates import Objective
 from search.run_folder import RunError, RunFolder, Setting, write_text
-from search.space import Space
+from search.space import Space, aspect_of, resolutions_for
 from search.strategies import Algorithm
 
 STEPS = ("data", "train", "explore", "export", "measure", "route", "publish", "report")
@@ -23,7 +25,7 @@ Calibration = Literal["minmax", "entropy", "percentile"]
 
 
 class SpaceChoices(Value):
-    """A search space as a file gives it, the default where it does not; classes and aspect are the data's."""
+    """A search space as it is asked for; what is left out is the default, and follows the data's frames."""
 
     resolutions: tuple[PositiveInt, ...] | None = None
     depths: tuple[tuple[PositiveInt, ...], ...] | None = None
@@ -32,10 +34,12 @@ class SpaceChoices(Value):
     head_depths: tuple[PositiveInt, ...] | None = None
     stem_width: PositiveInt | None = None
 
-    def space(self, classes: int, aspect: tuple[int, int]) -> Space:
-        """Return the space for a data set; raises RunError naming what no detector can have."""
+    def space(self, classes: int, sizes_wh: NDArray[np.int64]) -> Space:
+        """Return the space for frames of these widths and heights [n, 2]; raises RunError naming what no
+        detector can have."""
+        choices = {"resolutions": resolutions_for(sizes_wh), **self.model_dump(exclude_none=True)}
         try:
-            return Space(classes=classes, aspect=aspect, **self.model_dump(exclude_none=True))
+            return Space(classes=classes, aspect=aspect_of(sizes_wh), **choices)
         except ValueError as error:
             raise RunError(f"the search space: {error}") from error
 
@@ -143,7 +147,7 @@ def merged_settings(before: Settings | None, given: Mapping[str, object]) -> Set
     """Return what a run has with what a command line gives over it; raises RunError naming the field."""
     fields = {} if before is None else dict(before)
     for field, value in given.items():
-        if field == "space" and isinstance(value, Path):
+        if field == "space" and isinstance(value, str):
             fields[field] = read_space(value)
         elif isinstance(value, Path):
             fields[field] = str(value.resolve())
@@ -159,11 +163,12 @@ def merged_settings(before: Settings | None, given: Mapping[str, object]) -> Set
         raise RunError(problems) from error
 
 
-def read_space(path: Path) -> SpaceChoices:
-    """Read a search space's choices from a JSON file; raises RunError naming the field."""
+def read_space(given: str) -> SpaceChoices:
+    """Read a search space's choices from JSON or a file that holds it; raises RunError naming the field."""
+    where, text = ("--space", given) if given.lstrip().startswith("{") else (given, None)
     try:
-        return SpaceChoices.model_validate_json(path.read_text())
+        return SpaceChoices.model_validate_json(Path(given).read_text() if text is None else text)
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror}") from error
+        raise RunError(f"{where}: {error.strerror}") from error
     except ValidationError as error:
-        raise RunError(f"{path}: {error}") from error
+        raise RunError(f"{where}: {error}") from error

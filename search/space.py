@@ -20,6 +20,9 @@ STAGES = 4
 MAX_STRIDE = 32
 LEVEL_STRIDES = (8, 16, 32)
 
+RESOLUTIONS = tuple(range(160, 513, MAX_STRIDE))
+_LEAST_RESOLUTIONS = 3
+
 _NAME = re.compile(
     r"r(?P<resolution>\d+)-d(?P<depths>\d+(?:\.\d+)*)-w(?P<widths>\d+(?:\.\d+)*)"
     r"-n(?P<neck>\d+)-h(?P<head>\d+)"
@@ -107,7 +110,7 @@ class Space:
 
     classes: int
     aspect: tuple[int, int] = (4, 3)
-    resolutions: tuple[int, ...] = (160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 480, 512)
+    resolutions: tuple[int, ...] = RESOLUTIONS
     depths: tuple[tuple[int, ...], ...] = ((1, 2), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3))
     widths: tuple[tuple[int, ...], ...] = (
         (16, 24, 32),
@@ -266,6 +269,19 @@ def aspect_of(sizes_wh: NDArray[np.int64]) -> tuple[int, int]:
     width, height = (max(1, int(side)) for side in np.median(sizes_wh, axis=0))
     divisor = math.gcd(width, height)
     return width // divisor, height // divisor
+
+
+def resolutions_for(sizes_wh: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the resolutions worth training for frames of these widths and heights [n, 2].
+
+    Up to the median long side, and three at least: enlarging a frame adds pixels to pay for and nothing to
+    see, and every resolution takes its share of the training.
+    """
+    if len(sizes_wh) == 0:
+        raise ValueError("no frames to take resolutions from")
+    longest = float(np.median(sizes_wh.max(axis=1)))
+    within = sum(resolution < longest + MAX_STRIDE for resolution in RESOLUTIONS)
+    return RESOLUTIONS[: max(within, _LEAST_RESOLUTIONS)]
 
 
 def _values(arch: Architecture) -> tuple[int, ...]:

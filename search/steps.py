@@ -25,7 +25,7 @@ from search.data.coco import DataError, Dataset, read_dataset
 from search.explore import explore as run_explore
 from search.measure import latency_samples_ms, unmeasured
 from search.run_folder import Journal, RunError, digest_of, write_text
-from search.space import Architecture, Space, aspect_of
+from search.space import Architecture, Space
 from search.strategies import Latency, Strategy, strategy
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def space_of(context: Context) -> Space:
     """Return the search space of a run: the settings' choices, for the data set's classes and aspect."""
     dataset = context.dataset()
     sizes = np.array([(image.width, image.height) for image in dataset.splits["train"].images])
-    return context.settings.space.space(len(dataset.classes), aspect_of(sizes))
+    return context.settings.space.space(len(dataset.classes), sizes)
 
 
 def weights_of(context: Context) -> Path:

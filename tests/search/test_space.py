@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.space import Architecture, Space, aspect_of
+from search.space import RESOLUTIONS, Architecture, Space, aspect_of, resolutions_for
 
 SPACE = Space(classes=3)
 seeds = st.integers(0, 2**32 - 1)
@@ -125,3 +125,13 @@ def test_strangers_are_refused() -> None:
     """An architecture of another space has no genes here."""
     with pytest.raises(ValueError, match="not in"):
         SPACE.genes(replace(SPACE.smallest, neck_width=8))
+
+
+def test_frames_are_not_enlarged() -> None:
+    """Resolutions end at the frames' usual long side, rounded up to the stride; small frames keep three."""
+    assert resolutions_for(np.array([[416, 416]] * 3 + [[4000, 3000]]))[-1] == 416
+    assert resolutions_for(np.array([[300, 390]]))[-1] == 416
+    assert resolutions_for(np.array([[640, 480]])) == RESOLUTIONS
+    assert resolutions_for(np.array([[64, 48]])) == RESOLUTIONS[:3]
+    with pytest.raises(ValueError, match="no frames"):
+        resolutions_for(np.empty((0, 2), dtype=np.int64))
