@@ -93,6 +93,11 @@ class Axes:
             for x, y in points
         )
 
+    def line(self, points: Sequence[Point], css: str) -> str:
+        """Return straight lines through points in their order."""
+        path = "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
+        return f'<path class="{css}" d="M{path}"/>' if points else ""
+
     def steps(self, points: Sequence[Point], css: str) -> str:
         """Return a staircase through points of growing x."""
         path: list[str] = []

@@ -7,16 +7,20 @@ tie; a small slope breaks them, so that a model's own ranking within a class sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from model_repo.alignment import Alignment, Curve
 from model_repo.scoring import MatchTable
+from model_repo.value import Value
 
 # A class with this many boxes counts as much as all classes together.
 SHRINKAGE_BOXES = 100.0
 SLOPE = 0.01
+RELIABILITY_BINS = 15
 _KNOTS = np.unique(np.concatenate(([0.0, 0.005, 0.01, 0.02, 0.03], np.linspace(0.05, 1.0, 39)))).round(4)
 
 
@@ -55,3 +59,34 @@ def aligned_table(table: MatchTable, alignment: Alignment) -> MatchTable:
         own = table.label == label
         score[own] = alignment.curves[int(label)].apply(table.score[own])
     return MatchTable(table.image, table.label, score, table.hit, table.ignore, table.positives)
+
+
+class Bin(Value):
+    """Boxes of about the same score: how many, their mean score and the mean quality that they turned out to
+    have."""
+
+    boxes: int
+    score: float
+    quality: float
+
+
+def reliability(table: MatchTable, bins: int = RELIABILITY_BINS) -> tuple[Bin, ...]:
+    """Return up to `bins` groups of equally many boxes, least score first; none where nothing was detected.
+
+    The quality of a box is the share of the IoU thresholds that it meets, which is what an aligned score
+    claims.
+    """
+    counted = ~table.ignore.any(axis=1)
+    score, quality = table.score[counted].astype(np.float64), table.hit[counted].mean(axis=1)
+    order = np.argsort(score, kind="stable")
+    groups = [group for group in np.array_split(order, bins) if len(group)]
+    return tuple(
+        Bin(boxes=len(group), score=float(score[group].mean()), quality=float(quality[group].mean()))
+        for group in groups
+    )
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the mean distance of score and quality over boxes in groups; 0 where nothing was detected."""
+    boxes = sum(group.boxes for group in bins)
+    return sum(group.boxes * abs(group.score - group.quality) for group in bins) / max(boxes, 1)

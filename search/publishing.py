@@ -177,6 +177,7 @@ def route(context: Context) -> list[Path]:
         plans=routing.plans,
         operating_points=routing.operating_points,
         pairs=routing.pairs,
+        alignment=routing.alignment,
     )
     path = context.folder.path("route", "routed.json")
     write_text(path, result.model_dump_json() + "\n")

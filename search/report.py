@@ -29,6 +29,8 @@ from search.plots import (
 from search.predict import PredictorError
 from search.publishing import cached, load_split
 from search.report_data import data_summary, table
+from search.report_routing import STYLE as ROUTING_STYLE
+from search.report_routing import alignment, escalation
 from search.results import MeasuredAll, Routed
 from search.run_folder import write_bytes, write_text
 from search.steps import evaluated_summary, read_candidates
@@ -74,7 +76,9 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
         "</p>",
         _threshold_table(context, frontier),
         "<h2>Escalation</h2>",
-        _pairs_table(routed),
+        escalation(routed, frontier),
+        "<h2>Alignment</h2>",
+        alignment(routed),
         "<h2>Candidates</h2>",
         f"<p>{escape(evaluated_summary(read_candidates(context)))}.</p>",
         "<h2>Latency estimates</h2>",
@@ -88,7 +92,7 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
     ]
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(frontier.dataset.name)}</title>'
-        f"<style>{_STYLE}{CURVE_STYLE}</style>{''.join(sections)}</html>\n"
+        f"<style>{_STYLE}{CURVE_STYLE}{ROUTING_STYLE}</style>{''.join(sections)}</html>\n"
     )
     html, png = context.folder.path("report", "report.html"), context.folder.path("report", "report.png")
     write_text(html, page)
@@ -308,18 +312,6 @@ def _threshold_table(context: Context, frontier: Frontier) -> str:
         for label, row in zip(classes, zip(*columns, strict=True), strict=True)
     ]
     return table(("class", *map(escape, names)), rows)
-
-
-def _pairs_table(routed: Routed) -> str:
-    rows = [
-        (
-            f"{escape(pair.fast)} → {escape(pair.larger)}", pair.gain, f"{pair.rank_correlation:.3f}",
-            f"{pair.replace_map:.3f}", f"{pair.wbf_map:.3f}",
-        )
-        for pair in routed.pairs
-    ]  # fmt: skip
-    head = ("pair", "gain model", "rank correlation, held out", "mAP at 50 %, replace", "mAP at 50 %, wbf")
-    return table(head, rows)
 
 
 def _predictor(context: Context) -> str:

@@ -11,7 +11,7 @@ from model_repo.frontier import Accuracy, OperatingPoint, Plan
 from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName
 from model_repo.value import Value
 from search.artifacts import Artifact
-from search.routing import PairReport
+from search.routing import AlignmentReport, PairReport
 
 if TYPE_CHECKING:
     from search.pipeline import Context
@@ -69,12 +69,14 @@ class Fitted(Value):
 
 
 class Routed(Value):
-    """What step `route` found: alignments by variant and runtime, plans, their names, the pairs' findings."""
+    """What step `route` found: alignments by variant and runtime, plans, their names, and how well pairs and
+    alignments do."""
 
     fitted: tuple[Fitted, ...]
     plans: tuple[Plan, ...]
     operating_points: tuple[OperatingPoint, ...]
     pairs: tuple[PairReport, ...]
+    alignment: tuple[AlignmentReport, ...]
 
     def of(self, name: str, runtime: RuntimeName) -> Fitted:
         """Return what was fitted for a variant on a runtime."""

@@ -34,10 +34,11 @@ from model_repo.latency import Histogram, RuntimeName
 from model_repo.plans import PlanScore, escalate, plan_cost, score_stages, threshold_for_share
 from model_repo.scoring import MatchTable, Truth, score_table, subset
 from model_repo.value import Value
-from search.align import fit_alignment
+from search.align import Bin, fit_alignment, reliability
 from search.answers import Answered, AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES, certified
 from search.gain import FittedGain, fit_gain, swap_influences
+from search.rivals import RuleCurve, priorities, rule_curves
 from search.run_folder import Progress, Silent
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -86,7 +87,8 @@ class _Pair:
 
 
 class PairReport(Value):
-    """What was found out about a pair: its gain model, the fusion that was better, and by how much mAP."""
+    """What was found out about a pair: its gain model, the fusion that was better, by how much mAP, and what
+    other rules than the predicted gain would make of it; all on images that the gain model did not see."""
 
     fast: str
     larger: str
@@ -95,16 +97,29 @@ class PairReport(Value):
     fusion: Fusion
     replace_map: float
     wbf_map: float
+    rules: tuple[RuleCurve, ...]
+
+
+class AlignmentReport(Value):
+    """How far a variant's scores are from the quality of its boxes, raw and aligned.
+
+    On the images held back to certify, or on the fitted ones where none are.
+    """
+
+    variant: str
+    raw: tuple[Bin, ...]
+    aligned: tuple[Bin, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What routing decided: alignments by variant, plans, operating points, and the pairs' findings."""
+    """What routing decided: alignments by variant, plans, operating points, and what it found out."""
 
     alignments: dict[str, Alignment]
     plans: tuple[Plan, ...]
     operating_points: tuple[OperatingPoint, ...]
     pairs: tuple[PairReport, ...]
+    alignment: tuple[AlignmentReport, ...]
 
 
 def fit_images(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -158,7 +173,14 @@ def route(
     progress.advance(1, f"{len(triples)} plans of three stages")
     plans = certified(worth_publishing([*singles, *doubles, *triples]), fits, held, len(truths))
     progress.advance(1, f"{len(plans)} plans")
-    return Routing(alignments, tuple(plans), operating_points(plans), tuple(p.report for p in pairs.values()))
+    seen = certifying if len(certifying) else fitted
+    return Routing(
+        alignments,
+        tuple(plans),
+        operating_points(plans),
+        tuple(pair.report for pair in pairs.values()),
+        tuple(_alignment_report(artifact, sides[artifact.name].table, seen) for artifact in artifacts),
+    )
 
 
 def score_plan(plan: Plan, answers: AnswerSet, *, split: SplitName) -> PlanAccuracy:
@@ -283,6 +305,8 @@ def _pair(fast: Artifact, larger: Artifact, fits: AnswerSet, seed: int) -> _Pair
         half = escalate(gain.held_out, threshold_for_share(gain.held_out, 0.5)).astype(np.int64)
         gains[fusion], maps[fusion] = gain, score_stages(tables, half).score.map
     better: Fusion = "wbf" if maps["wbf"] > maps["replace"] else "replace"
+    tables = fits.in_hand((fast.name, larger.name), better)
+    ranked = priorities(first, gains[better].held_out, swap_influences(first.table, tables[1]), seed=seed)
     report = PairReport(
         fast=fast.name,
         larger=larger.name,
@@ -291,8 +315,17 @@ def _pair(fast: Artifact, larger: Artifact, fits: AnswerSet, seed: int) -> _Pair
         fusion=better,
         replace_map=maps["replace"],
         wbf_map=maps["wbf"],
+        rules=rule_curves(first.table, tables[1], ranked),
     )
     return _Pair(fast, larger, gains[better], better, report)
+
+
+def _alignment_report(artifact: Artifact, aligned: MatchTable, images: NDArray[np.int64]) -> AlignmentReport:
+    return AlignmentReport(
+        variant=artifact.name,
+        raw=reliability(subset(artifact.table, images)),
+        aligned=reliability(subset(aligned, images)),
+    )
 
 
 def _double(pair: _Pair, share: float, fits: AnswerSet, costs: Costs) -> Plan:
