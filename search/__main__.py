@@ -8,6 +8,7 @@ An option that is not given keeps what the run has, or the default when the run 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from search import tools
+from search import bench_commands, tools
 from search.candidates import Objective
 from search.run_folder import RunError
 from search.settings import STEPS
@@ -217,7 +218,7 @@ def report(run: Run, repo: Repo, again: Again = False) -> None:
     _do(run, ("report",), {}, repo=repo, again="report" if again else None)
 
 
-app.add_typer(tools.bench, name="bench", rich_help_panel="Tools")
+app.add_typer(bench_commands.bench, name="bench", rich_help_panel="Tools")
 app.command(rich_help_panel="Tools")(tools.render)
 app.command(rich_help_panel="Tools")(tools.triton)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
@@ -252,6 +253,14 @@ def main() -> int:
         app(standalone_mode=True)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: {error}: free some space and give the same command again; finished work is kept",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.frame import Letterbox, decode
+from model_repo.frame import Letterbox
 from search.augment import AugmentConfig, Sample, augmented
 from search.data.coco import ImageRecord, Split
 
@@ -51,7 +51,7 @@ class FramePool:
         """Return frame `index` with its objects; regions labelled as crowds are no objects to learn.
 
         Raises:
-            OSError, model_repo.frame.FrameError: when the file cannot be read or decoded.
+            search.data.coco.DataError: when the file cannot be read or decoded.
         """
         record = self._records[index]
         image = self._image(index, record)
@@ -63,7 +63,7 @@ class FramePool:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        image = decode(record.path.read_bytes())
+        image = record.frame()
         height, width = image.shape[:2]
         if max(width, height) > self._long_side:
             shrink = self._long_side / max(width, height)

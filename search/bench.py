@@ -26,7 +26,7 @@ from model_repo.runtime.select import default_runtime, make_engine
 from model_repo.scoring import Truth, score
 from search.data.coco import Dataset
 from search.difficulty import map_by_tenth, smallest_and_largest
-from search.measure import predictions
+from search.measure import predictions, truths_of
 from search.run_folder import Progress, RunError
 
 KEPT_ACCURACY = 0.98
@@ -120,8 +120,8 @@ def difficulty(
     if len(known) < len(records):
         raise RunError("the data set's test split does not say how difficult its frames are")
     runtime = default_runtime()
-    images = [decode(record.path.read_bytes()) for record in records]
-    truths = [Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records]
+    images = [record.frame() for record in records]
+    truths = truths_of(dataset, "test")
     classes = len(repository.frontier.dataset.classes)
     engine = make_engine(runtime, threads=1, parallelism=2)
     out = []

@@ -86,11 +86,7 @@ def calibrate(
     is missing or too small, or the wish cannot be met.
     """
     frontier, wish = repository.frontier, wish or Wish()
-    if dataset.classes != frontier.dataset.classes:
-        raise RunError(
-            f"{dataset.root}: its classes are {', '.join(dataset.classes)}; the models of {repository.root}"
-            f" know {', '.join(frontier.dataset.classes)}"
-        )
+    check_classes(repository, dataset)
     if split not in dataset.splits:
         raise RunError(f"{dataset.root}: no split {split!r}, it has {', '.join(sorted(dataset.splits))}")
     frames = loaded(dataset, split)
@@ -117,6 +113,16 @@ def calibrate(
         plans=plans,
         operating_points=_points(routing, wish),
     )
+
+
+def check_classes(repository: Repository, dataset: Dataset) -> None:
+    """Raise RunError when a data set's classes are not those that the repository's models know."""
+    known = repository.frontier.dataset.classes
+    if dataset.classes != known:
+        raise RunError(
+            f"{dataset.root}: its classes are {', '.join(dataset.classes)}; the models of {repository.root}"
+            f" know {', '.join(known)}"
+        )
 
 
 def _answer_all(

@@ -8,8 +8,9 @@ most delta, however many plans there are. Inverting the test gives the smallest 
 certified for: the greatest bound of all plans up to it.
 
 The test bets against the claim that the loss is large, image by image (Waudby-Smith and Ramdas, 2021,
-https://arxiv.org/abs/2010.09686). It learns how little the loss varies, and most images lose nothing: on
-600 losses of mean 0.04 it excludes 0.046, where Hoeffding–Bentkus excludes 0.059.
+https://arxiv.org/abs/2010.09686). It learns how little the loss varies, where Hoeffding–Bentkus reckons with
+the most that losses of this mean could vary; most images lose nothing, so its bounds are tighter. It reads
+the images in their order, which therefore must be random.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frontier import Certificate, NoCertificate, Plan
-from model_repo.scoring import best_f1, image_loss
+from model_repo.scoring import MatchTable, best_f1, image_loss
 from search.answers import AnswerSet
 
 DELTA = 0.1
@@ -32,6 +33,9 @@ CERTIFY_MIN_IMAGES = 400
 _STEP = 0.001
 _MAX_STAKE = 0.75
 
+Tables = tuple[MatchTable, MatchTable]
+"""What a plan answered, and what its last stage alone did."""
+
 
 def certified(plans: Sequence[Plan], fits: AnswerSet, held: AnswerSet, calibration_images: int) -> list[Plan]:
     """Return the plans with a certificate each, from images on which nothing was fitted, or with the reason
@@ -39,15 +43,11 @@ def certified(plans: Sequence[Plan], fits: AnswerSet, held: AnswerSet, calibrati
     certificates: dict[str, Certificate | NoCertificate] = {}
     cascades = [plan for plan in plans if len(plan.stages) > 1]
     if held.truths:
-        losses = [_ExcessLoss.fixed_on(fits, plan) for plan in cascades]
-        risks = [loss.of(fits, plan).mean() for loss, plan in zip(losses, cascades, strict=True)]
-        order = np.argsort(risks, kind="stable").tolist()
-        excesses = [losses[i].of(held, cascades[i]) for i in order]
-        for i, excess, (bound, epsilon) in zip(
-            order, excesses, in_fixed_sequence(excesses, DELTA), strict=True
-        ):
+        tried = in_turn([(_tables(fits, plan), _tables(held, plan)) for plan in cascades])
+        certified_for = in_fixed_sequence([excess for _, _, excess in tried], DELTA)
+        for (i, loss, excess), (bound, epsilon) in zip(tried, certified_for, strict=True):
             certificates[cascades[i].name] = Certificate(
-                loss=losses[i].text,
+                loss=loss.text,
                 images=len(excess),
                 epsilon=epsilon,
                 delta=DELTA,
@@ -66,8 +66,12 @@ def certified(plans: Sequence[Plan], fits: AnswerSet, held: AnswerSet, calibrati
     ]
 
 
+def _tables(answers: AnswerSet, plan: Plan) -> Tables:
+    return answers.of_plan(plan), answers.sides[plan.stages[-1].variant].table
+
+
 @dataclass(frozen=True, slots=True)
-class _ExcessLoss:
+class ExcessLoss:
     """What a plan loses over its last stage on an image, each at the score that suits it best.
 
     Those two scores are fixed on the fitted images: a plan's answers have other aligned scores than its last
@@ -78,16 +82,13 @@ class _ExcessLoss:
     lasts: float
 
     @classmethod
-    def fixed_on(cls, fits: AnswerSet, plan: Plan) -> _ExcessLoss:
+    def fixed_on(cls, plan: MatchTable, last: MatchTable) -> ExcessLoss:
         """Choose both scores on the images that the plan was fitted on."""
-        last = plan.stages[-1].variant
-        return cls(best_f1(fits.of_plan(plan))[1], best_f1(fits.sides[last].table)[1])
+        return cls(best_f1(plan)[1], best_f1(last)[1])
 
-    def of(self, answers: AnswerSet, plan: Plan) -> NDArray[np.float64]:
+    def of(self, plan: MatchTable, last: MatchTable) -> NDArray[np.float64]:
         """Return the excess loss of each image, [n] in [0, 1]."""
-        last = answers.sides[plan.stages[-1].variant].table
-        loss = image_loss(answers.of_plan(plan), self.own)
-        return np.maximum(loss - image_loss(last, self.lasts), 0.0)
+        return np.maximum(image_loss(plan, self.own) - image_loss(last, self.lasts), 0.0)
 
     @property
     def text(self) -> str:
@@ -98,10 +99,21 @@ class _ExcessLoss:
         )
 
 
+def in_turn(plans: Sequence[tuple[Tables, Tables]]) -> list[tuple[int, ExcessLoss, NDArray[np.float64]]]:
+    """Return plans in the order in which they are tested: which it is, its loss, and each image's excess [n].
+
+    plans: per plan the tables on images to fix loss and order on, and those on the images to test on.
+    """
+    losses = [ExcessLoss.fixed_on(*fixed) for fixed, _ in plans]
+    risks = [float(loss.of(*fixed).mean()) for loss, (fixed, _) in zip(losses, plans, strict=True)]
+    return [(i, losses[i], losses[i].of(*plans[i][1])) for i in np.argsort(risks, kind="stable").tolist()]
+
+
 def in_fixed_sequence(excesses: Sequence[NDArray[np.float64]], delta: float) -> list[tuple[float, float]]:
     """Return each plan's own bound, and the smallest ε for which it and all plans before it pass.
 
-    excesses: per plan one value in [0, 1] per image, in an order that these images had no part in.
+    excesses: per plan one value in [0, 1] per image, the images in random order; the plans in an order that
+    these images had no part in.
     """
     bounds = [excess_bound(excess, delta) for excess in excesses]
     return list(zip(bounds, accumulate(bounds, max), strict=True))
@@ -110,7 +122,8 @@ def in_fixed_sequence(excesses: Sequence[NDArray[np.float64]], delta: float) -> 
 def excess_bound(excess: NDArray[np.float64], delta: float) -> float:
     """Return the smallest multiple of 0.001 above the mean excess loss, with confidence 1 − delta.
 
-    excess: one value in [0, 1] per image, images drawn independently. Raises ValueError outside [0, 1].
+    excess: one value in [0, 1] per image, images drawn independently and in random order. Raises ValueError
+    outside [0, 1].
     """
     if not len(excess) or excess.min() < 0 or excess.max() > 1:
         raise ValueError("the excess must be at least one number, all in [0, 1]")

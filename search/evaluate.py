@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from model_repo.detections import Detections, nms
-from model_repo.frame import Letterbox, decode
+from model_repo.frame import Letterbox
 from model_repo.scoring import Score, Truth, score
 from search.data.coco import Dataset, ImageRecord
 from search.space import Architecture
@@ -40,7 +40,6 @@ class FrameStore:
     def __init__(self, images: Sequence[ImageRecord], *, cache_bytes: int = 1 << 30) -> None:
         self.images = tuple(images)
         self._cache_bytes = cache_bytes
-        self._encoded: dict[int, bytes] = {}
         self._kept: dict[tuple[tuple[int, int], int], NDArray[np.uint8]] = {}
         self._used = 0
 
@@ -48,14 +47,12 @@ class FrameStore:
         """Return image `index` as a model's input, uint8 [H, W, 3].
 
         Raises:
-            OSError, model_repo.frame.FrameError: when the file cannot be read or decoded.
+            search.data.coco.DataError: when the file cannot be read or decoded.
         """
         key = (resolution_wh, index)
         kept = self._kept.pop(key, None)
         if kept is None:
-            if index not in self._encoded:
-                self._encoded[index] = self.images[index].path.read_bytes()
-            image = decode(self._encoded[index])
+            image = self.images[index].frame()
             kept = Letterbox((image.shape[1], image.shape[0]), resolution_wh).apply(image)
             self._used += kept.nbytes
             while self._used > self._cache_bytes and self._kept:

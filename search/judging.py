@@ -22,7 +22,7 @@ from search.evaluate import SubnetEvaluator
 from search.explore import Judged
 from search.run_folder import RunError
 from search.strategies import Task
-from search.train import load_supernet
+from search.weights import read_supernet
 
 # A pool that breaks so often without finishing anything breaks for a reason that starting over does not mend.
 _MOST_BREAKS = 3
@@ -48,7 +48,7 @@ class Judge:
         """
         torch.set_num_threads(threads)
         return SubnetEvaluator(
-            load_supernet(Path(self.weights)),
+            read_supernet(Path(self.weights)).supernet(),
             read_dataset(Path(self.data), calibration_share=self.calibration_share),
             seed=self.seed,
             precision="float32" if exact else "bfloat16",

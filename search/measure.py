@@ -48,11 +48,14 @@ class LoadedSplit:
 
 
 def loaded(dataset: Dataset, split: SplitName) -> LoadedSplit:
-    """Decode a split's frames and gather its labels; raises KeyError when there is no such split."""
+    """Decode a split's frames and gather its labels.
+
+    Raises KeyError when there is no such split, DataError when a file cannot be decoded.
+    """
     records = dataset.splits[split].images
     return LoadedSplit(
         split,
-        tuple(decode(record.path.read_bytes()) for record in records),
+        tuple(record.frame() for record in records),
         truths_of(dataset, split),
     )
 

@@ -26,6 +26,7 @@ from search.align import fit_alignment
 from search.answers import AnswerSet, answered
 from search.artifacts import Artifact, cores, read_artifacts
 from search.choose import choose_published
+from search.gain import MIN_IMAGES
 from search.measure import (
     COST_FRAMES,
     LoadedSplit,
@@ -172,6 +173,11 @@ def route(context: Context) -> list[Path]:
         seed=settings.seed,
         progress=context.progress,
     )
+    if not routing.pairs:
+        context.say(
+            f"  no cascades: none of the {len(routed)} models pays after another, or the {len(fitted)}"
+            f" calibration images to fit on are fewer than {MIN_IMAGES}"
+        )
     result = Routed(
         fitted=tuple(rows),
         plans=routing.plans,

@@ -9,7 +9,7 @@ from model_repo.svg import Axes
 from search.align import calibration_error
 from search.report_data import table
 from search.results import Routed
-from search.rivals import RATES, REPORTED_RATE, Rival, curve_of
+from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, curve_of
 from search.routing import AlignmentReport, PairReport
 
 STYLE = """
@@ -22,7 +22,7 @@ STYLE = """
 .key span{display:inline-flex;align-items:center;gap:.35rem;margin-right:1rem;font-size:13px}
 .key svg{width:22px;height:8px}
 """
-_RULES: tuple[Rival, ...] = ("gain", "oracle", "random", "max score", "mean score", "mid-score count")
+_RULES: tuple[Rival, ...] = ("gain", "oracle", *BASELINES)
 _SIZE = (340.0, 240.0)
 
 
@@ -33,6 +33,8 @@ def escalation(routed: Routed, frontier: Frontier) -> str:
         for plan in frontier.plans
         for first, second in zip(plan.stages, plan.stages[1:], strict=False)
     }
+    if not routed.pairs:
+        return "<p>No pair of models was worth a rule, or calibration is too small to fit one.</p>"
     drawn = [_pair_figure(pair) for pair in routed.pairs if (pair.fast, pair.larger) in used]
     return "".join(
         (
@@ -76,7 +78,7 @@ def _pairs_table(pairs: tuple[PairReport, ...]) -> str:
     rows = []
     for pair in pairs:
         gain, oracle = (
-            f"{100 * curve_of(pair.rules, rule).recovered(REPORTED_RATE):.0f} %"
+            _or_dash(curve_of(pair.rules, rule).recovered(REPORTED_RATE), ".0%")
             for rule in ("gain", "oracle")
         )
         rows.append(
@@ -84,7 +86,7 @@ def _pairs_table(pairs: tuple[PairReport, ...]) -> str:
                 f"{escape(pair.fast)} → {escape(pair.larger)}", pair.gain, f"{pair.rank_correlation:.3f}",
                 f"{pair.replace_map:.3f}", f"{pair.wbf_map:.3f}",
                 f"{gain} ({oracle})",
-                *(f"{curve_of(pair.rules, rule).area:.3f}" for rule in _RULES),
+                *(_or_dash(curve_of(pair.rules, rule).area, ".3f") for rule in _RULES),
             )
         )  # fmt: skip
     head = (
@@ -92,6 +94,10 @@ def _pairs_table(pairs: tuple[PairReport, ...]) -> str:
         *(f"area, {rule}" for rule in _RULES),
     )  # fmt: skip
     return table(head, rows)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _pair_figure(pair: PairReport) -> str:

@@ -23,6 +23,7 @@ BASELINES: tuple[Rival, ...] = ("random", "max score", "mean score", "mid-score 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 REPORTED_RATE = 0.2
 RANDOM_DRAWS = 5
+LEAST_GAP = 0.005
 _STRONG = 0.1
 _MID = ("above_0.30", "above_0.70")
 
@@ -34,15 +35,23 @@ class RuleCurve(Value):
     map: tuple[float, ...]
 
     @property
-    def area(self) -> float:
-        """The mean over all rates of the share of the gap that is recovered; 0.5 is what chance gives."""
-        recovered = np.array([self.recovered(rate) for rate in RATES])
-        return float(np.trapezoid(recovered, RATES))
+    def average(self) -> float:
+        """The mean of mAP over all rates."""
+        return float(np.trapezoid(self.map, RATES))
 
-    def recovered(self, rate: float) -> float:
-        """Return the share of the gap between escalating nothing and everything; 0 where there is no gap."""
-        none, all_ = self.map[0], self.map[-1]
-        return (self.map[RATES.index(rate)] - none) / (all_ - none) if all_ > none else 0.0
+    @property
+    def area(self) -> float | None:
+        """The mean over all rates of the share of the gap that is recovered: 0.5 is what chance gives. None
+        where the gap is too small to speak of shares."""
+        return self._of_gap(self.average)
+
+    def recovered(self, rate: float) -> float | None:
+        """Return the share of the gap, from nothing escalated to all, recovered at one of RATES."""
+        return self._of_gap(self.map[RATES.index(rate)])
+
+    def _of_gap(self, value: float) -> float | None:
+        none, every = self.map[0], self.map[-1]
+        return (value - none) / (every - none) if every - none >= LEAST_GAP else None
 
 
 def priorities(

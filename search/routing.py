@@ -37,7 +37,7 @@ from model_repo.value import Value
 from search.align import Bin, fit_alignment, reliability
 from search.answers import Answered, AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES, certified
-from search.gain import FittedGain, fit_gain, swap_influences
+from search.gain import MIN_IMAGES, FittedGain, fit_gain, swap_influences
 from search.rivals import RuleCurve, priorities, rule_curves
 from search.run_folder import Progress, Silent
 
@@ -123,10 +123,13 @@ class Routing:
 
 
 def fit_images(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split calibration's images into those to fit on and those to certify on (none of a small set)."""
+    """Split calibration's images into those to fit on and those to certify on (none of a small set).
+
+    The latter stay in random order: a certificate reads them one by one, and files often lie by camera.
+    """
     order = np.random.default_rng([seed, 0xCE7]).permutation(count).astype(np.int64)
     held = int(count * _CERTIFY_SHARE) if count >= CERTIFY_MIN_IMAGES else 0
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[held:]), order[:held]
 
 
 def route(
@@ -142,8 +145,9 @@ def route(
 ) -> Routing:
     """Fit alignments and gain models on calibration, and return the plans worth publishing.
 
-    shares: of the frames that a stage answers, those that go on; a plan of each pair for each. Raises
-    ValueError when an artifact's answers are not one per image.
+    shares: of the frames that a stage answers, those that go on; a plan of each pair for each. With too few
+    images to fit a gain model on, there are only plans of one stage. Raises ValueError when an artifact's
+    answers are not one per image.
     """
     progress = progress or Silent()
     fitted, certifying = fit_images(len(truths), seed)
@@ -156,7 +160,8 @@ def route(
     fits, held = every.part(fitted), every.part(certifying)
 
     singles = [_single(artifact, fits, costs) for artifact in artifacts]
-    wanted = _pairs_worth_it(artifacts, {plan.stages[0].variant: plan.accuracy[0].map for plan in singles})
+    accuracy = {plan.stages[0].variant: plan.accuracy[0].map for plan in singles}
+    wanted = _pairs_worth_it(artifacts, accuracy) if len(fitted) >= MIN_IMAGES else []
     progress.start("route", len(wanted) + 2)
     doubles: list[Plan] = []
     pairs: dict[tuple[str, str], _Pair] = {}

@@ -7,9 +7,10 @@ one such point, `Space` is the set of them.  Randomness comes in as a `numpy.ran
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -136,6 +137,25 @@ class Space:
                 raise ValueError(f"choices must be non-empty and strictly increasing, got {choices}")
         for genes in (np.zeros(len(self._choices), np.int64), np.asarray(self.gene_sizes) - 1):
             self.from_genes(genes)  # refuses values that no detector can have
+
+    def to_json(self) -> str:
+        """Write the space as canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Space:
+        """Read a space back from `to_json`; raises KeyError or ValueError on other text."""
+        fields = json.loads(text)
+        return cls(
+            classes=fields["classes"],
+            aspect=(fields["aspect"][0], fields["aspect"][1]),
+            resolutions=tuple(fields["resolutions"]),
+            depths=tuple(tuple(choices) for choices in fields["depths"]),
+            widths=tuple(tuple(choices) for choices in fields["widths"]),
+            neck_widths=tuple(fields["neck_widths"]),
+            head_depths=tuple(fields["head_depths"]),
+            stem_width=fields["stem_width"],
+        )
 
     @cached_property
     def _choices(self) -> tuple[tuple[int, ...], ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -21,7 +22,7 @@ from model_repo.runtime.select import environment, make_engine, supports
 from search import predict as predict_latency
 from search.artifacts import Artifact, Artifacts, cores, model_files, short_name, some_frames
 from search.candidates import FIRST_SLICE, Candidate, finished, kept
-from search.data.coco import DataError, Dataset, read_dataset
+from search.data.coco import DataError, Dataset, ImageRecord, read_dataset
 from search.explore import explore as run_explore
 from search.measure import latency_samples_ms, unmeasured
 from search.run_folder import Journal, RunError, digest_of, write_text
@@ -38,19 +39,17 @@ if TYPE_CHECKING:
 QUANTIZATION_FRAMES = 32
 _TABLE_FRAMES = 24
 _TABLE_SAMPLES = 40
+_BROKEN_SHOWN = 10
 _ROLES: tuple[SplitName, ...] = ("train", "calibration", "valid", "test")
 
 
 def read_checked(context: Context) -> Dataset:
     """Read the run's data set; raises RunError when it is not the one that step `data` saw."""
-    try:
-        dataset = read_dataset(
-            Path(context.settings.data), calibration_share=context.settings.calibration_share
-        )
-    except DataError as error:
-        raise RunError(str(error)) from error
-    if "test" not in dataset.splits:
-        raise RunError(f"{context.settings.data} has no test split")
+    dataset = read_dataset(
+        Path(context.settings.data),
+        calibration_share=context.settings.calibration_share,
+        needed=("train", "valid", "test"),
+    )
     info = context.folder.root / "data" / "dataset.json"
     if info.exists() and context.folder.record("data") is not None:
         before = DatasetInfo.model_validate_json(info.read_text())
@@ -63,8 +62,9 @@ def read_checked(context: Context) -> Dataset:
 
 
 def data(context: Context) -> list[Path]:
-    """Read and check the data set, and write down what it is."""
+    """Read and check the data set, every image included, and write down what it is."""
     dataset = context.dataset()
+    _decode_all(context, dataset)
     info = DatasetInfo(
         name=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -87,8 +87,31 @@ def data(context: Context) -> list[Path]:
     return [path]
 
 
+def _decode_all(context: Context, dataset: Dataset) -> None:
+    """Decode every image once: a broken file stops a run here and not hours later."""
+    records = [record for split in dataset.splits.values() for record in split.images]
+    context.progress.start("decode", len(records))
+    broken: list[str] = []
+
+    def check(record: ImageRecord) -> str | None:
+        try:
+            record.frame()
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(cores()) as threads:
+        for problem in threads.map(check, records):
+            broken += [] if problem is None else [problem]
+            context.progress.advance(1)
+    if broken:
+        shown = "\n  ".join(broken[:_BROKEN_SHOWN])
+        more = f"\n  and {len(broken) - _BROKEN_SHOWN} more" if len(broken) > _BROKEN_SHOWN else ""
+        raise RunError(f"{dataset.root}: {len(broken)} images cannot be decoded:\n  {shown}{more}")
+
+
 def space_of(context: Context) -> Space:
-    """Return the search space of a run: the settings' choices, for the data set's classes and aspect."""
+    """Return the search space of a run: the settings' choices, for the data set's classes and frames."""
     dataset = context.dataset()
     sizes = np.array([(image.width, image.height) for image in dataset.splits["train"].images])
     return context.settings.space.space(len(dataset.classes), sizes)
@@ -99,7 +122,7 @@ def weights_of(context: Context) -> Path:
     given = context.settings.weights
     if given is not None:
         return Path(given)
-    from search.train import WEIGHTS_FILE
+    from search.weights import WEIGHTS_FILE
 
     return context.folder.root / "train" / WEIGHTS_FILE
 
@@ -108,12 +131,13 @@ def train(context: Context) -> list[Path]:
     """Train the supernet, or check the one that was given."""
     from search import distributed
     from search.augment import AugmentConfig
-    from search.train import TrainConfig, TrainError, load_supernet
+    from search.train import TrainConfig, TrainError
     from search.train import train as run_train
+    from search.weights import read_supernet
 
     settings, space = context.settings, space_of(context)
     if settings.weights is not None:
-        found = load_supernet(Path(settings.weights)).space
+        found = read_supernet(Path(settings.weights)).space
         if found != space:
             raise RunError(f"{settings.weights} holds a supernet of another space: {found}, expected {space}")
         return [Path(settings.weights)]

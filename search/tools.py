@@ -1,5 +1,4 @@
-"""Commands beside a run: render the demo data; print, calibrate, measure what is published; render it for
-Triton.
+"""Commands beside a run: render the demo data; print and calibrate what is published; render it for Triton.
 
 None of them imports torch.
 """
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
 
     from model_repo.publish import Repository
 
-bench = typer.Typer(no_args_is_help=True, help="Measure what is claimed about a published repository.")
-_Repo = Annotated[Path, typer.Option("--repo", help="a published model repository")]
-_Data = Annotated[Path, typer.Option("--data", help="the data set it was made on")]
+RepositoryOption = Annotated[Path, typer.Option("--repo", help="a published model repository")]
+DataOption = Annotated[Path, typer.Option("--data", help="the data set it was made on")]
 
 
 def render(
@@ -91,7 +89,7 @@ class Phases:
 
 def triton(
     platform: Annotated[str, typer.Option(help="onnxruntime, tensorrt, openvino or python")],
-    repo: _Repo,
+    repo: RepositoryOption,
     out: Annotated[Path, typer.Option(help="where to write the repository: a folder that is not there yet")],
     threads: Annotated[int, typer.Option(help="cores per inference")] = 1,
     instances: Annotated[int, typer.Option(help="inferences at once")] = 1,
@@ -103,26 +101,26 @@ def triton(
     if chosen is None:
         raise RunError(f"platform: {platform!r} is none of {', '.join(PLATFORMS)}")
     try:
-        render_repository(_read(repo), chosen, out, threads=threads, instances=instances)
+        render_repository(opened(repo), chosen, out, threads=threads, instances=instances)
     except PlatformError as error:
         raise RunError(str(error)) from error
     typer.echo(f"{out}: {len(list(out.iterdir()))} entries")
 
 
 def plans(
-    repo: _Repo,
+    repo: RepositoryOption,
     every: Annotated[bool, typer.Option("--every", help="dominated ones too")] = False,
 ) -> None:
     """Print the published plans: cost of a whole frame, mAP on calibration and test, the share of frames that
     goes on, and the certified excess loss over the last stage."""
     from rich.console import Console
 
-    _print_plans(_read(repo).frontier, Console(), every=every)
+    _print_plans(opened(repo).frontier, Console(), every=every)
 
 
 def calibrate(
-    repo: _Repo,
-    data: _Data,
+    repo: RepositoryOption,
+    data: DataOption,
     split: Annotated[str, typer.Option(help="calibration, valid or train")] = "calibration",
     escalate: Annotated[
         str | None, typer.Option(help="the balanced point sends about this share on, as 20% or 0.2")
@@ -149,13 +147,13 @@ def calibrate(
     from search.calibrate import Wish
     from search.calibrate import calibrate as refit
     from search.console import ConsoleProgress
-    from search.data.coco import DataError, read_dataset
+    from search.data.coco import read_dataset
 
     role = next((known for known in _FITTED_ON if known == split), None)
     if role is None:
         raise RunError(f"split: {split!r} is none of {', '.join(_FITTED_ON)}")
     wish = Wish(None if escalate is None else _share(escalate), max_loss, max_mean_ms)
-    repository, console = _read(repo), Console()
+    repository, console = opened(repo), Console()
     try:
         with ConsoleProgress(console) as progress:
             frontier = refit(
@@ -164,7 +162,7 @@ def calibrate(
         models = repository.root / "models"
         folders = {variant.folder: models / variant.folder for variant in frontier.variants}
         published = publish_repository(out or repo, frontier, folders)
-    except (DataError, RepositoryError) as error:
+    except RepositoryError as error:
         raise RunError(str(error)) from error
     _print_plans(published.frontier, console, every=False)
 
@@ -180,7 +178,8 @@ def _share(text: str) -> float:
         raise RunError(f"escalate: expected a share as 20% or 0.2, got {text!r}") from None
 
 
-def _read(repo: Path) -> Repository:
+def opened(repo: Path) -> Repository:
+    """Read a published repository; raises RunError."""
     from model_repo.codec import ManifestError
     from model_repo.publish import RepositoryError, read
 
@@ -222,68 +221,4 @@ def _print_plans(frontier: Frontier, console: Console, *, every: bool) -> None:
             ", ".join(f"{100 * share:.0f} %" for share in fitted.escalated),
             f"{certificate.epsilon:.3f}" if isinstance(certificate, Certificate) else "",
         )
-    console.print(table)
-
-
-@bench.command()
-def cascade(
-    repo: _Repo,
-    data: _Data,
-    frames: Annotated[int | None, typer.Option(help="only the first so many test frames")] = None,
-) -> None:
-    """Measure every model and every plan of two stages on the test split, in one run.
-
-    Exit status 1 when the plan that calibration chose keeps less than 98 % of the largest model's mAP, takes
-    more than 60 % of its mean latency, or is matched in both by a single model.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from search.bench import KEPT_ACCURACY, KEPT_LATENCY
-    from search.bench import cascade as measure
-    from search.console import ConsoleProgress
-    from search.data.coco import read_dataset
-
-    console = Console()
-    with ConsoleProgress(console) as progress:
-        result = measure(_read(repo), read_dataset(data), progress, frames=frames)
-    table = Table("", "mAP", "mAP@.5", "mean ms", "p99 ms", "escalated")
-    table.columns[0].overflow = "fold"
-    for row in result.rows:
-        mark = (
-            " (largest)" if row.name == result.largest else " (chosen)" if row.name == result.chosen else ""
-        )
-        table.add_row(
-            row.name + mark, f"{row.map:.4f}", f"{row.map50:.4f}", f"{row.mean_ms:.2f}", f"{row.p99_ms:.2f}",
-            f"{100 * row.escalated:.0f} %" if row.stages > 1 else "",
-        )  # fmt: skip
-    console.print(table)
-    console.print(
-        f"{result.chosen} keeps {100 * result.accuracy_kept:.1f} % of {result.largest}'s mAP"
-        f" (needed: {100 * KEPT_ACCURACY:.0f} %) at {100 * result.latency_share:.1f} % of its mean latency"
-        f" (allowed: {100 * KEPT_LATENCY:.0f} %). Single models that match it in both:"
-        f" {', '.join(result.matched_by) or 'none'}. {'Holds.' if result.holds else 'DOES NOT HOLD.'}",
-        highlight=False,
-    )
-    if not result.holds:
-        raise typer.Exit(1)
-
-
-@bench.command()
-def difficulty(repo: _Repo, data: _Data) -> None:
-    """Print mAP by tenth of difficulty on the test split, for the smallest and the largest model."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from search.bench import difficulty as measure
-    from search.console import ConsoleProgress
-    from search.data.coco import read_dataset
-
-    console = Console()
-    with ConsoleProgress(console) as progress:
-        rows = measure(_read(repo), read_dataset(data), progress)
-    table = Table("tenth, easiest first", *(name for name, _, _ in rows))
-    for k, values in enumerate(zip(*(tenths for _, tenths, _ in rows), strict=True), start=1):
-        table.add_row(str(k), *(f"{value:.3f}" for value in values))
-    table.add_row("all", *(f"{over_all:.3f}" for _, _, over_all in rows))
     console.print(table)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -40,13 +39,14 @@ from search.batches import Batch, BatchPlan, FramePool, make_batch, prefetched, 
 from search.data.coco import Dataset
 from search.losses import distillation_loss, label_loss
 from search.process import keep_for_reuse
+from search.run_folder import write_text
 from search.space import Architecture, Space
 from search.supernet.decode import anchors_for
 from search.supernet.head import RawOutputs
 from search.supernet.model import Supernet
 from search.warmstart import warm_start
+from search.weights import WEIGHTS_FILE, StoredSupernet, read_supernet, write_supernet, write_whole
 
-WEIGHTS_FILE = "weights.pt"
 CHECKPOINT_FILE = "checkpoint.pt"
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "train.json"
@@ -228,38 +228,6 @@ def _train(
     return run.result()
 
 
-def load_supernet(weights: Path) -> Supernet:
-    """Read the supernet that `train` left, in evaluation mode.
-
-    Raises:
-        OSError, KeyError, RuntimeError: when the file is missing or is no such file.
-    """
-    stored = torch.load(weights, weights_only=True)
-    supernet = Supernet(space_from_json(stored["space"]))
-    supernet.load_state_dict(stored["weights"])
-    return supernet.eval()
-
-
-def space_to_json(space: Space) -> str:
-    """Write a space as canonical JSON."""
-    return json.dumps(asdict(space), sort_keys=True)
-
-
-def space_from_json(text: str) -> Space:
-    """Read a space back from `space_to_json`."""
-    fields = json.loads(text)
-    return Space(
-        classes=fields["classes"],
-        aspect=(fields["aspect"][0], fields["aspect"][1]),
-        resolutions=tuple(fields["resolutions"]),
-        depths=tuple(tuple(choices) for choices in fields["depths"]),
-        widths=tuple(tuple(choices) for choices in fields["widths"]),
-        neck_widths=tuple(fields["neck_widths"]),
-        head_depths=tuple(fields["head_depths"]),
-        stem_width=fields["stem_width"],
-    )
-
-
 def subnets_of(
     config: TrainConfig, space: Space, step: int, resolution: int, share: float
 ) -> list[Architecture]:
@@ -359,7 +327,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint, then the curve up to it."""
-        _write_atomically(
+        write_whole(
             self.out_dir / CHECKPOINT_FILE,
             {
                 "weights": self.supernet.state_dict(),
@@ -374,10 +342,7 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def write_history(self) -> None:
-        path = self.out_dir / HISTORY_FILE
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(row + "\n" for row in self.rows), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(self.out_dir / HISTORY_FILE, "".join(row + "\n" for row in self.rows))
 
     def resume(self) -> None:
         """Take up the checkpoint where there is one, and start the clock."""
@@ -396,23 +361,18 @@ class _Run:
         """Write the averaged weights; from here on the run counts as finished."""
         self.save()
         names = [name for name, _ in self.supernet.named_parameters()]
-        _write_atomically(
-            self.out_dir / WEIGHTS_FILE,
-            {
-                "space": space_to_json(self.space),
-                "weights": dict(zip(names, self.average, strict=True)),
-                "step": self.step,
-                "seconds": self.seconds,
-            },
+        weights = dict(zip(names, self.average, strict=True))
+        write_supernet(
+            self.out_dir / WEIGHTS_FILE, StoredSupernet(self.space, weights, self.step, self.seconds)
         )
 
     def result(self) -> TrainResult:
-        stored = torch.load(self.out_dir / WEIGHTS_FILE, weights_only=True)
+        stored = read_supernet(self.out_dir / WEIGHTS_FILE)
         return TrainResult(
             weights=self.out_dir / WEIGHTS_FILE,
             history=self.out_dir / HISTORY_FILE,
-            steps=stored["step"],
-            seconds=stored["seconds"],
+            steps=stored.steps,
+            seconds=stored.seconds,
         )
 
 
@@ -462,7 +422,7 @@ def _claim(out_dir: Path, config: TrainConfig, space: Space, dataset: Dataset) -
     """Write down whose folder this is, or check that it is this run's."""
     identity = {
         "config": json.loads(config.identity()),
-        "space": json.loads(space_to_json(space)),
+        "space": json.loads(space.to_json()),
         "dataset": dataset.fingerprint,
     }
     text = json.dumps(identity, indent=1, sort_keys=True)
@@ -471,15 +431,4 @@ def _claim(out_dir: Path, config: TrainConfig, space: Space, dataset: Dataset) -
         if sha256(path.read_bytes()).digest() != sha256(text.encode()).digest():
             raise TrainError(f"{out_dir} holds a training with another configuration, space or data set")
         return
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _write_atomically(path: Path, content: dict[str, object]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_text(path, text)

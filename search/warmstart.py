@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 
 from search.run_folder import RunError
 from search.supernet.model import Supernet
+from search.weights import read_supernet
 
 _CLASS_OUTPUTS = ("head.class_kernel", "head.class_bias")
 
@@ -37,12 +37,7 @@ def warm_start(supernet: Supernet, path: Path) -> WarmStart:
 
     Raises RunError naming the file when it is missing, no trained supernet, or has nothing in common.
     """
-    try:
-        weights = torch.load(path, weights_only=True)["weights"]
-    except OSError as error:
-        raise RunError(f"init: {path}: {error.strerror}") from error
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
-        raise RunError(f"init: {path}: not a trained supernet: {error}") from error
+    weights = read_supernet(path).weights
     own = dict(supernet.named_parameters())
     fitting = own.keys() & weights.keys()
     same_classes = "head.class_bias" in fitting and (
@@ -59,5 +54,5 @@ def warm_start(supernet: Supernet, path: Path) -> WarmStart:
         mine[shared] = other[shared]
         taken += mine[shared].numel()
     if not taken:
-        raise RunError(f"init: {path}: nothing in it fits this supernet")
+        raise RunError(f"{path}: nothing in it fits this supernet")
     return WarmStart(taken, sum(weight.numel() for weight in own.values()), same_classes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.frame import BrokenFrame, FrameError, sniff_wh
+from model_repo.frame import BrokenFrame, FrameError, decode, sniff_wh
+from search.run_folder import RunError
 
 ANNOTATIONS: Final = "_annotations.coco.json"
 _HEADER_BYTES: Final = 65536
@@ -37,7 +39,7 @@ _SPLIT_NAMES: Final = (
 )
 
 
-class DataError(ValueError):
+class DataError(RunError):
     """The data set cannot be used; the message names the file and the field or annotation."""
 
 
@@ -57,6 +59,14 @@ class ImageRecord:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     difficulty: float | None = None
+
+    def frame(self) -> NDArray[np.uint8]:
+        """Return the decoded image, RGB uint8 [h, w, 3]; raises DataError naming file and id."""
+        try:
+            return decode(self.path.read_bytes())
+        except (OSError, FrameError) as error:
+            what = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{self.path}: image {self.id}: {what}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,8 @@ def read_dataset(
     if "calibration" not in splits and "train" in splits:
         splits["train"], splits["calibration"] = _hold_out(splits["train"], calibration_share, seed)
         digest.update(f"calibration {calibration_share} {seed}".encode())
+    notes += _drop_copies(splits)
+    notes += _drop_unlabelled(splits, sources, needed)
     return Dataset(root.resolve().name, root, classes, splits, digest.hexdigest(), tuple(notes))
 
 
@@ -360,6 +372,49 @@ def _size_wh(path: Path) -> tuple[int, int]:
             return sniff_wh(stream.read(_HEADER_BYTES))
         except BrokenFrame:
             return sniff_wh(path.read_bytes())
+
+
+def _drop_copies(splits: dict[str, Split]) -> list[str]:
+    """Keep an image that stands in several splits only where it judges last: nothing is judged on what it was
+    fitted to. Return how many images left which split.
+
+    Only files of equal size are read to compare them.
+    """
+    order: list[str] = [name for name in ("test", "valid", "calibration", "train") if name in splits]
+    sizes = {name: [record.path.stat().st_size for record in splits[name].images] for name in order}
+    in_splits = Counter(size for name in order for size in set(sizes[name]))
+    owner: dict[bytes, str] = {}
+    notes: list[str] = []
+    for name in order:
+        kept: list[ImageRecord] = []
+        copies: Counter[str] = Counter()
+        for record, size in zip(splits[name].images, sizes[name], strict=True):
+            first = name
+            if in_splits[size] > 1:
+                first = owner.setdefault(hashlib.sha256(record.path.read_bytes()).digest(), name)
+            if first == name:
+                kept.append(record)
+            else:
+                copies[first] += 1
+        splits[name] = Split(name, tuple(kept))
+        notes += [
+            f"{name}: {count} images that also stand in {first} left out"
+            for first, count in sorted(copies.items())
+        ]
+    return notes
+
+
+def _drop_unlabelled(
+    splits: dict[str, Split], sources: Mapping[str, _Source], needed: Sequence[str]
+) -> list[str]:
+    """Drop the splits without a box and return which; raise DataError when one of them is needed."""
+    empty = [name for name, split in splits.items() if not any(len(record.labels) for record in split.images)]
+    for name in empty:
+        if name in needed or (name == "calibration" and "train" in needed):
+            where = sources[name if name in sources else "train"].annotations
+            raise DataError(f"{where}: {name}: no image of its own has a box; nothing can be judged")
+        del splits[name]
+    return [f"{name}: left out, no image of its own has a box" for name in empty]
 
 
 def _hold_out(train: Split, share: float, seed: int) -> tuple[Split, Split]:

@@ -9,6 +9,7 @@ import pytest
 
 from search.run_folder import Journal, RunFolder, StepRecord, check_settings, write_text
 from tests.fakes import tiny_repository
+from tests.search.tiny import tiny_dataset
 
 WITHOUT_TORCH = """
 import sys
@@ -111,3 +112,39 @@ def test_a_record_tells_which_setting_changed(tmp_path: Path) -> None:
     check_settings(record, {"keep": 24, "seed": 0}, tmp_path)
     with pytest.raises(ValueError, match="keep: was 24, is now 12"):
         check_settings(record, {"keep": 12, "seed": 0}, tmp_path)
+
+
+def test_broken_images_stop_a_run_before_it_trains(tmp_path: Path) -> None:
+    """Step `data` decodes every image and names all that are broken, with their ids."""
+    data = tiny_dataset(tmp_path / "set", {"train": 6, "valid": 2, "test": 2})
+    for name in ("train/2.png", "test/1.png"):
+        path = data / name
+        path.write_bytes(path.read_bytes()[:-60])
+    done = cli("data", "--data", str(data), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "2 images cannot be decoded" in done.stderr
+    for name, number in (("train/2.png", 3), ("test/1.png", 2)):
+        assert f"{data / name}: image {number}: broken PNG" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    """Writing to a full disk ends with what to do, no traceback, and goes on once there is room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    try:
+        arguments = ("render", "--out", str(disk / "set"), "--frames", "test=8", "--workers", "1")
+        done = cli(*arguments)
+        assert done.returncode == 2
+        assert "No space left on device" in done.stderr
+        assert "give the same command again" in done.stderr
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert cli(*arguments).returncode == 0
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -14,7 +14,7 @@ from search.judging import Evaluation, Judge
 from search.run_folder import RunError
 from search.strategies import Task
 from search.supernet.model import Supernet
-from search.train import space_to_json
+from search.weights import StoredSupernet, write_supernet
 from tests.search.tiny import tiny_dataset, tiny_space
 
 
@@ -26,7 +26,7 @@ def judge(tmp_path: Path) -> Judge:
     with torch.no_grad():
         net.head.class_kernel.mul_(50)
     weights = tmp_path / "weights.pt"
-    torch.save({"space": space_to_json(net.space), "weights": net.state_dict()}, weights)
+    write_supernet(weights, StoredSupernet(net.space, net.state_dict(), 0, 0.0))
     return Judge(
         data=str(tmp_path / "data"),
         calibration_share=0.2,

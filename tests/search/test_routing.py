@@ -188,6 +188,7 @@ def test_plans_are_certified_on_images_that_nothing_was_fitted_on(routing: Routi
     fitted, certifying = fit_images(IMAGES, 0)
     assert not set(fitted.tolist()) & set(certifying.tolist())
     assert len(fitted) + len(certifying) == IMAGES
+    assert (np.diff(certifying) < 0).any(), "a certificate reads images in random order"
     for plan in routing.plans:
         if len(plan.stages) == 2:
             assert isinstance(plan.certificate, Certificate)
@@ -207,6 +208,17 @@ def test_a_small_calibration_set_is_fitted_whole() -> None:
     reasons = [p.certificate.reason for p in routing.plans if isinstance(p.certificate, NoCertificate)]
     assert len(reasons) == len(routing.plans)
     assert any("50 images" in reason for reason in reasons)
+
+
+def test_nine_images_make_no_cascade() -> None:
+    """With too few calibration images for a gain model every plan is one model."""
+    few = scene(9, seed=8)
+    routing = route(
+        [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
+        few.images, few.truths, classes=CLASSES, costs=COSTS, seed=0,
+    )  # fmt: skip
+    assert {len(plan.stages) for plan in routing.plans} == {1}
+    assert not routing.pairs
 
 
 def test_a_plan_does_on_new_frames_about_what_calibration_said(routing: Routing) -> None:

@@ -15,18 +15,17 @@ import torch
 
 from search.augment import AugmentConfig
 from search.batches import BatchPlan, FramePool, make_batch, prefetched
+from search.run_folder import RunError
 from search.train import (
     Progress,
     StepReport,
     TrainConfig,
     TrainError,
-    load_supernet,
     rate_factor,
-    space_from_json,
-    space_to_json,
     subnets_of,
     train,
 )
+from search.weights import read_supernet
 from tests.search.rectangles import TINY, tiny_dataset
 
 CONFIG = TrainConfig(steps=6, batch_size=2, threads=1, checkpoint_every_s=0.0)
@@ -159,8 +158,18 @@ def test_training_learns(tmp_path: Path) -> None:
 def test_weights_load_as_the_space_says(tmp_path: Path) -> None:
     """What training left loads as a supernet of the same space."""
     result = train(CONFIG, TINY, tiny_dataset(tmp_path), tmp_path / "run")
-    assert load_supernet(result.weights).space == TINY
-    assert space_from_json(space_to_json(TINY)) == TINY
+    stored = read_supernet(result.weights)
+    assert stored.space == stored.supernet().space == TINY
+    assert (stored.steps, stored.seconds) == (result.steps, result.seconds)
+
+
+def test_another_file_is_no_supernet(tmp_path: Path) -> None:
+    """A missing file and one that holds something else are named."""
+    with pytest.raises(RunError, match=r"absent\.pt: No such file"):
+        read_supernet(tmp_path / "absent.pt")
+    (tmp_path / "other.pt").write_bytes(b"no weights")
+    with pytest.raises(RunError, match=r"other\.pt: not a trained supernet"):
+        read_supernet(tmp_path / "other.pt")
 
 
 def test_the_sandwich_has_both_ends() -> None:

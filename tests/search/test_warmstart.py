@@ -13,6 +13,7 @@ from search.space import Space
 from search.supernet.model import Supernet
 from search.train import TrainConfig, TrainError, train
 from search.warmstart import warm_start
+from search.weights import StoredSupernet, write_supernet
 from tests.search.rectangles import TINY, tiny_dataset
 
 WIDER = replace(TINY, widths=((8, 16, 24), (16,), (16, 24), (16, 32)), depths=((1, 2), (1, 2), (1,), (1, 2)))
@@ -20,7 +21,7 @@ WIDER = replace(TINY, widths=((8, 16, 24), (16,), (16, 24), (16, 32)), depths=((
 
 def stored(path: Path, space: Space, seed: int) -> Supernet:
     net = Supernet(space, seed)
-    torch.save({"weights": net.state_dict()}, path)
+    write_supernet(path, StoredSupernet(space, net.state_dict(), steps=1, seconds=1.0))
     return net
 
 
@@ -72,7 +73,9 @@ def test_other_classes_start_anew(tmp_path: Path) -> None:
 def test_what_is_no_supernet_is_refused_by_name(tmp_path: Path) -> None:
     """A missing file, other bytes, and a supernet with nothing in common are refused, naming the file."""
     (tmp_path / "bytes.pt").write_bytes(b"no weights")
-    torch.save({"weights": {"other": torch.zeros(1)}}, tmp_path / "other.pt")
+    write_supernet(
+        tmp_path / "other.pt", StoredSupernet(TINY, {"other": torch.zeros(1)}, steps=1, seconds=1.0)
+    )
     for name in ("missing.pt", "bytes.pt", "other.pt"):
         with pytest.raises(RunError, match=name):
             warm_start(Supernet(TINY), tmp_path / name)

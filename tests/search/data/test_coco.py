@@ -37,9 +37,10 @@ def _write(annotations: Path, images: Path, document: Document) -> None:
     annotations.parent.mkdir(parents=True, exist_ok=True)
     images.mkdir(parents=True, exist_ok=True)
     annotations.write_text(json.dumps(document))
-    jpeg = simplejpeg.encode_jpeg(np.zeros((24, 32, 3), np.uint8))
     for row in document["images"]:
-        (images / row["file_name"]).write_bytes(jpeg)
+        seed = list(f"{images.name}/{row['file_name']}".encode())
+        pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        (images / row["file_name"]).write_bytes(simplejpeg.encode_jpeg(pixels))
 
 
 @pytest.fixture
@@ -172,6 +173,44 @@ def test_broken_files_and_missing_splits_are_named(root: Path) -> None:
         read_dataset(root)
     with pytest.raises(DataError, match="no such folder"):
         read_dataset(root / "nowhere")
+
+
+def test_an_image_in_two_splits_judges_only(root: Path) -> None:
+    """What also stands in test leaves train and valid, and is counted; a split of copies alone is refused."""
+    for split, name in (("train", "3.jpg"), ("valid", "1.jpg")):
+        (root / split / name).write_bytes((root / "test" / "0.jpg").read_bytes())
+    dataset = read_dataset(root)
+    fitted = [r for name in ("train", "calibration") for r in dataset.splits[name].images]
+    assert (len(fitted), len(dataset.splits["valid"].images)) == (9, 3)
+    assert 13 not in [record.id for record in fitted]
+    assert sum("1 images that also stand in test left out" in note for note in dataset.notes) == 2
+    for k in range(3):
+        (root / "test" / f"{k}.jpg").write_bytes((root / "valid" / f"{k}.jpg").read_bytes())
+    (root / "valid" / "3.jpg").write_bytes((root / "test" / "0.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"valid/_annotations\.coco\.json: valid: no image of its own"):
+        read_dataset(root)
+    assert "valid" not in read_dataset(root, needed=("test",)).splits
+
+
+def test_a_split_without_a_box_is_refused(root: Path) -> None:
+    """A split in which nothing is labelled cannot judge, and its file is named."""
+    document = _document(4)
+    document["annotations"] = []
+    (root / "valid" / ANNOTATIONS).write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"valid/_annotations\.coco\.json: valid: no image of its own"):
+        read_dataset(root)
+
+
+def test_a_truncated_image_is_named_when_it_is_decoded(root: Path) -> None:
+    """The header of a truncated image reads well; decoding it names the file and the id."""
+    path = root / "valid" / "2.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    record = read_dataset(root).splits["valid"].images[2]
+    with pytest.raises(DataError, match=r"2\.jpg: image 12: broken JPEG"):
+        record.frame()
+    path.unlink()
+    with pytest.raises(DataError, match=r"2\.jpg: image 12: No such file"):
+        record.frame()
 
 
 def test_labels_written_out_are_the_labels_read(root: Path) -> None:

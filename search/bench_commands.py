@@ -1,0 +1,168 @@
+"""Commands that measure what is claimed about a published repository. None of them imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.tools import DataOption, RepositoryOption, opened
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.bench_routing import PairResult, RoutingResult
+
+bench = typer.Typer(no_args_is_help=True, help="Measure what is claimed about a published repository.")
+
+
+@bench.command()
+def cascade(
+    repo: RepositoryOption,
+    data: DataOption,
+    frames: Annotated[int | None, typer.Option(help="only the first so many test frames")] = None,
+) -> None:
+    """Measure every model and every plan of two stages on the test split, in one run.
+
+    Exit status 1 when the plan that calibration chose keeps less than 98 % of the largest model's mAP, takes
+    more than 60 % of its mean latency, or is matched in both by a single model.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.bench import KEPT_ACCURACY, KEPT_LATENCY
+    from search.bench import cascade as measure
+    from search.console import ConsoleProgress
+    from search.data.coco import read_dataset
+
+    console = Console()
+    with ConsoleProgress(console) as progress:
+        result = measure(opened(repo), read_dataset(data, needed=("test",)), progress, frames=frames)
+    table = Table("", "mAP", "mAP@.5", "mean ms", "p99 ms", "escalated")
+    table.columns[0].overflow = "fold"
+    for row in result.rows:
+        mark = (
+            " (largest)" if row.name == result.largest else " (chosen)" if row.name == result.chosen else ""
+        )
+        table.add_row(
+            row.name + mark, f"{row.map:.4f}", f"{row.map50:.4f}", f"{row.mean_ms:.2f}", f"{row.p99_ms:.2f}",
+            f"{100 * row.escalated:.0f} %" if row.stages > 1 else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"{result.chosen} keeps {100 * result.accuracy_kept:.1f} % of {result.largest}'s mAP"
+        f" (needed: {100 * KEPT_ACCURACY:.0f} %) at {100 * result.latency_share:.1f} % of its mean latency"
+        f" (allowed: {100 * KEPT_LATENCY:.0f} %). Single models that match it in both:"
+        f" {', '.join(result.matched_by) or 'none'}. {'Holds.' if result.holds else 'DOES NOT HOLD.'}",
+        highlight=False,
+    )
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def difficulty(repo: RepositoryOption, data: DataOption) -> None:
+    """Print mAP by tenth of difficulty on the test split, for the smallest and the largest model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.bench import difficulty as measure
+    from search.console import ConsoleProgress
+    from search.data.coco import read_dataset
+
+    console = Console()
+    with ConsoleProgress(console) as progress:
+        rows = measure(opened(repo), read_dataset(data, needed=("test",)), progress)
+    table = Table("tenth, easiest first", *(name for name, _, _ in rows))
+    for k, values in enumerate(zip(*(tenths for _, tenths, _ in rows), strict=True), start=1):
+        table.add_row(str(k), *(f"{value:.3f}" for value in values))
+    table.add_row("all", *(f"{over_all:.3f}" for _, _, over_all in rows))
+    console.print(table)
+
+
+@bench.command()
+def routing(
+    repo: RepositoryOption,
+    data: DataOption,
+    pool: Annotated[
+        Path | None, typer.Option(help="a set of at least 20,000 test frames to try the certificate on")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of resamples and draws")] = 0,
+) -> None:
+    """Compare predicted gains with other rules on the test split; check alignment and certificate."""
+    from rich.console import Console
+
+    from search.bench_routing import routing as measure
+    from search.console import ConsoleProgress
+    from search.data.coco import read_dataset
+
+    console = Console()
+    with ConsoleProgress(console) as progress:
+        result = measure(
+            opened(repo),
+            read_dataset(data, needed=("test",)),
+            progress,
+            pool=None if pool is None else read_dataset(pool, needed=("test",)),
+            seed=seed,
+        )
+    _print_rules(result, console)
+    for row in result.errors:
+        console.print(
+            f"{row.variant}: calibration error {row.raw:.4f} raw, {row.aligned:.4f} aligned", highlight=False
+        )
+    console.print(
+        f"A random half recovers {result.half:.3f} of the gap between the fastest and the largest.\n"
+        f"Deciding about a frame: {result.decision_us:.0f} µs, the best of many.",
+        highlight=False,
+    )
+    _print_certificate(result, console)
+
+
+def _print_rules(result: RoutingResult, console: Console) -> None:
+    from rich.table import Table
+
+    from search.rivals import BASELINES, REPORTED_RATE, curve_of
+
+    console.print(
+        f"{result.frames} test frames. Area: mean share of the gap recovered over all rates. Ahead of a"
+        " baseline: points of mAP with 95 % intervals, averaged over all rates and at"
+        f" {REPORTED_RATE:.0%} escalated.",
+        highlight=False,
+    )
+    columns = ("pair", "mAP", "area", "oracle's", "recovered", "oracle's")
+    table = Table(*columns, *(f"ahead of {rule}" for rule in BASELINES))
+    for pair in result.pairs:
+        gain, oracle = curve_of(pair.curves, "gain"), curve_of(pair.curves, "oracle")
+        shares = (gain.recovered(REPORTED_RATE), oracle.recovered(REPORTED_RATE))
+        table.add_row(
+            f"{pair.fast}\n→ {pair.larger}\n{pair.fusion}",
+            f"{pair.fast_map:.3f}\n{pair.larger_map:.3f}",
+            *("–" if area is None else f"{area:.3f}" for area in (gain.area, oracle.area)),
+            *("–" if share is None else f"{share:.0%}" for share in shares),
+            *_ahead(pair),
+        )
+    console.print(table)
+
+
+def _ahead(pair: PairResult) -> list[str]:
+    return [
+        "\n".join(f"{by.value:+.2f} ({by.low:+.2f} to {by.high:+.2f})" for by in (row.average, row.reported))
+        for row in pair.ahead
+    ]
+
+
+def _print_certificate(result: RoutingResult, console: Console) -> None:
+    from search.bench_routing import ASKED_DELTA, ASKED_EXCESS, DRAW_FRAMES, DRAWS
+
+    found = result.certificate
+    if found is None:
+        console.print("The certificate was not tried: give --pool.")
+        return
+    console.print(
+        f"{' → '.join(found.pair)}: of {DRAWS} calibration sets of {DRAW_FRAMES} frames out of {found.pool},"
+        f" the plan certified for {ASKED_EXCESS} at {100 * (1 - ASKED_DELTA):.0f} % exceeded it in"
+        f" {found.exceeded}; {found.uncertified} certified none;"
+        + ("" if found.escalated is None else f" {found.escalated:.0%} escalated on average."),
+        highlight=False,
+    )
