@@ -56,6 +56,7 @@ bench: $(VENV)/.dev ## Measure the claims of the README on the demo frontier (ab
 	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
+	$(BIN)/python -m search bench routing --repo model_repo --data build/conveyor
 
 clean: ## Remove what was built
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -175,7 +175,7 @@ def routing(
         key = chosen.fast, chosen.larger, chosen.fusion
         only = [variant for variant in variants if variant.name in key[:2]]
         pooled = _ask(engine, only, pool, runtime, progress).answers
-        certificate = _certificate(asked.answers, pooled, key, models[key], seed, progress)
+        certificate = try_certificate(asked.answers, pooled, key, models[key], seed=seed, progress=progress)
     engine.close()
     return RoutingResult(
         frames=len(asked.answers.truths),
@@ -327,15 +327,19 @@ def _decision_us(
     return min(spent) / 1e3
 
 
-def _certificate(
+def try_certificate(
     fixed: AnswerSet,
     pool: AnswerSet,
     pair: tuple[str, str, Fusion],
     model: GainModel,
+    *,
     seed: int,
     progress: Progress,
+    draws: int = DRAWS,
+    frames: int = DRAW_FRAMES,
 ) -> CertificateResult:
-    """Draw calibration sets from the pool and compare what each certifies with the pool's mean.
+    """Draw calibration sets of so many frames from the pool, and compare what each certifies with the pool's
+    mean.
 
     Thresholds, scores and the order of testing are fixed on the other frames, as `search.certify` does on the
     fitted ones.
@@ -357,9 +361,9 @@ def _certificate(
     count = len(pool.truths)
     exceeded = uncertified = 0
     escalated = []
-    progress.start("certificates", DRAWS)
-    for _ in range(DRAWS):
-        drawn = rng.integers(0, count, DRAW_FRAMES)
+    progress.start("certificates", draws)
+    for _ in range(draws):
+        drawn = rng.integers(0, count, frames)
         tested = in_fixed_sequence([excess[drawn] for _, _, excess in tried], ASKED_DELTA)
         passed = [row for row, (_, epsilon) in zip(tried, tested, strict=True) if epsilon <= ASKED_EXCESS]
         if passed:

@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 
 _SAMPLES = 3
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1d2733;max-width:1080px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1d2733;max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}
 table{border-collapse:collapse;font-size:13.5px}
-th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #e4e8ec}
-th:first-child,td:first-child{text-align:left;white-space:nowrap}th{color:#5b6672;font-weight:600}
+.wide{overflow-x:auto}th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #e4e8ec}
+td{white-space:nowrap}th{color:#5b6672;font-weight:600;vertical-align:bottom}
+th:first-child,td:first-child{text-align:left}
 img{max-width:100%}.row{display:flex;gap:.6rem;flex-wrap:wrap}.row figure{margin:0;flex:1 1 300px}
 figcaption{font-size:12.5px;color:#5b6672}p.note{color:#5b6672;font-size:13.5px}
 """
@@ -76,7 +77,7 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
         "</p>",
         _threshold_table(context, frontier),
         "<h2>Escalation</h2>",
-        escalation(routed, frontier),
+        escalation(routed),
         "<h2>Alignment</h2>",
         alignment(routed),
         "<h2>Candidates</h2>",

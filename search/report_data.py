@@ -14,7 +14,8 @@ from search.data.coco import Dataset, Split
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an HTML table; cells are HTML already."""
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + f"</tr>{body}</table>"
+    titles = "".join(f"<th>{cell}</th>" for cell in head)
+    return f'<div class="wide"><table><tr>{titles}</tr>{body}</table></div>'
 
 
 def data_summary(dataset: Dataset) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from model_repo.frontier import Frontier
 from model_repo.svg import Axes
 from search.align import calibration_error
 from search.report_data import table
 from search.results import Routed
-from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, curve_of
+from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, curve_of
 from search.routing import AlignmentReport, PairReport
 
 STYLE = """
@@ -26,25 +25,20 @@ _RULES: tuple[Rival, ...] = ("gain", "oracle", *BASELINES)
 _SIZE = (340.0, 240.0)
 
 
-def escalation(routed: Routed, frontier: Frontier) -> str:
+def escalation(routed: Routed) -> str:
     """Return the section: all pairs in a table, and mAP against escalation rate for those that plans use."""
-    used = {
-        (first.variant, second.variant)
-        for plan in frontier.plans
-        for first, second in zip(plan.stages, plan.stages[1:], strict=False)
-    }
     if not routed.pairs:
         return "<p>No pair of models was worth a rule, or calibration is too small to fit one.</p>"
-    drawn = [_pair_figure(pair) for pair in routed.pairs if (pair.fast, pair.larger) in used]
+    compared = [pair for pair in routed.pairs if pair.rules]
     return "".join(
         (
             '<p class="note">On calibration images that the gain model did not see. Area: the mean over all'
             " rates of the share of the gap that is recovered; chance has about 0.5. Recovered: that share at"
-            f" {100 * REPORTED_RATE:.0f} % escalated.</p>",
+            f" {REPORTED_RATE:.0%} escalated. Other rules were tried on the pairs that plans ask.</p>",
             _pairs_table(routed.pairs),
             _key(_RULES),
             '<div class="small">',
-            *drawn,
+            *map(_pair_figure, compared),
             "</div>",
         )
     )
@@ -77,16 +71,10 @@ def alignment(routed: Routed) -> str:
 def _pairs_table(pairs: tuple[PairReport, ...]) -> str:
     rows = []
     for pair in pairs:
-        gain, oracle = (
-            _or_dash(curve_of(pair.rules, rule).recovered(REPORTED_RATE), ".0%")
-            for rule in ("gain", "oracle")
-        )
         rows.append(
             (
                 f"{escape(pair.fast)} → {escape(pair.larger)}", pair.gain, f"{pair.rank_correlation:.3f}",
-                f"{pair.replace_map:.3f}", f"{pair.wbf_map:.3f}",
-                f"{gain} ({oracle})",
-                *(_or_dash(curve_of(pair.rules, rule).area, ".3f") for rule in _RULES),
+                f"{pair.replace_map:.3f}", f"{pair.wbf_map:.3f}", *_compared(pair.rules),
             )
         )  # fmt: skip
     head = (
@@ -94,6 +82,16 @@ def _pairs_table(pairs: tuple[PairReport, ...]) -> str:
         *(f"area, {rule}" for rule in _RULES),
     )  # fmt: skip
     return table(head, rows)
+
+
+def _compared(curves: tuple[RuleCurve, ...]) -> list[str]:
+    """Return the cells of one pair: what gain and oracle recover, and every rule's area."""
+    if not curves:
+        return ["–"] * (1 + len(_RULES))
+    gain, oracle = (
+        _or_dash(curve_of(curves, rule).recovered(REPORTED_RATE), ".0%") for rule in ("gain", "oracle")
+    )
+    return [f"{gain} ({oracle})", *(_or_dash(curve_of(curves, rule).area, ".3f") for rule in _RULES)]
 
 
 def _or_dash(value: float | None, form: str) -> str:

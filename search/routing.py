@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,12 @@ from search.gain import MIN_IMAGES, FittedGain, fit_gain, swap_influences
 from search.rivals import RuleCurve, priorities, rule_curves
 from search.run_folder import Progress, Silent
 
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = tuple(k / 25 for k in range(1, 25))
 _CERTIFY_SHARE = 0.4
 # A fast stage that costs more than this share of the larger one cannot save enough to be worth a rule.
 _WORTH_COST_RATIO = 0.8
 FAST_SHARE_OF_BEST = 0.9
-MAX_PLANS = 32
+MAX_PLANS = 40
 # Of the shares, how many a third stage is tried with.
 _THIRD_SHARES = 4
 FUSIONS: tuple[Fusion, ...] = ("replace", "wbf")
@@ -87,8 +88,8 @@ class _Pair:
 
 
 class PairReport(Value):
-    """What was found out about a pair: its gain model, the fusion that was better, by how much mAP, and what
-    other rules than the predicted gain would make of it; all on images that the gain model did not see."""
+    """What was found out about a pair, on images that the gain model did not see: the fusion that was better,
+    by how much mAP, and what other rules would make of it (nothing where no plan asks the pair)."""
 
     fast: str
     larger: str
@@ -162,7 +163,7 @@ def route(
     singles = [_single(artifact, fits, costs) for artifact in artifacts]
     accuracy = {plan.stages[0].variant: plan.accuracy[0].map for plan in singles}
     wanted = _pairs_worth_it(artifacts, accuracy) if len(fitted) >= MIN_IMAGES else []
-    progress.start("route", len(wanted) + 2)
+    progress.start("route", len(wanted) + 3)
     doubles: list[Plan] = []
     pairs: dict[tuple[str, str], _Pair] = {}
     for fast, larger in wanted:
@@ -178,12 +179,14 @@ def route(
     progress.advance(1, f"{len(triples)} plans of three stages")
     plans = certified(worth_publishing([*singles, *doubles, *triples]), fits, held, len(truths))
     progress.advance(1, f"{len(plans)} plans")
+    reports = tuple(_report(pair, plans, fits, seed) for pair in pairs.values())
+    progress.advance(1, "other rules compared")
     seen = certifying if len(certifying) else fitted
     return Routing(
         alignments,
         tuple(plans),
         operating_points(plans),
-        tuple(pair.report for pair in pairs.values()),
+        reports,
         tuple(_alignment_report(artifact, sides[artifact.name].table, seen) for artifact in artifacts),
     )
 
@@ -310,8 +313,6 @@ def _pair(fast: Artifact, larger: Artifact, fits: AnswerSet, seed: int) -> _Pair
         half = escalate(gain.held_out, threshold_for_share(gain.held_out, 0.5)).astype(np.int64)
         gains[fusion], maps[fusion] = gain, score_stages(tables, half).score.map
     better: Fusion = "wbf" if maps["wbf"] > maps["replace"] else "replace"
-    tables = fits.in_hand((fast.name, larger.name), better)
-    ranked = priorities(first, gains[better].held_out, swap_influences(first.table, tables[1]), seed=seed)
     report = PairReport(
         fast=fast.name,
         larger=larger.name,
@@ -320,9 +321,20 @@ def _pair(fast: Artifact, larger: Artifact, fits: AnswerSet, seed: int) -> _Pair
         fusion=better,
         replace_map=maps["replace"],
         wbf_map=maps["wbf"],
-        rules=rule_curves(first.table, tables[1], ranked),
+        rules=(),
     )
     return _Pair(fast, larger, gains[better], better, report)
+
+
+def _report(pair: _Pair, plans: Sequence[Plan], fits: AnswerSet, seed: int) -> PairReport:
+    """Return what was found out about a pair; other rules are tried where a plan asks one after the other."""
+    fast, larger = pair.report.fast, pair.report.larger
+    asked = (pairwise([stage.variant for stage in plan.stages]) for plan in plans)
+    if not any((fast, larger) in steps for steps in asked):
+        return pair.report
+    first, in_hand = fits.sides[fast], fits.in_hand((fast, larger), pair.fusion)[1]
+    ranked = priorities(first, pair.gain.held_out, swap_influences(first.table, in_hand), seed=seed)
+    return pair.report.model_copy(update={"rules": rule_curves(first.table, in_hand, ranked)})
 
 
 def _alignment_report(artifact: Artifact, aligned: MatchTable, images: NDArray[np.int64]) -> AlignmentReport:

@@ -330,11 +330,12 @@ def _plan(names: tuple[str, ...], plan_name: str, variants: Sequence[Variant]) -
         fusion="replace",
         runtime="openvino",
         engines=("openvino", "onnxruntime", "triton"),
-        accuracy=(
+        accuracy=tuple(
             PlanAccuracy(
-                split="valid", images=10, map=last.accuracy[0].map, map50=last.accuracy[0].map50,
+                split=split, images=10, map=last.accuracy[0].map, map50=last.accuracy[0].map50,
                 escalated=(0.5,) * (len(names) - 1),
-            ),
+            )
+            for split in ("calibration", "valid", "test")
         ),
         mean_ms=cost + 0.5,
         p99_ms=cost * 1.2 + 0.6,

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from model_repo.frontier import Certificate, NoCertificate
 from model_repo.fusion import fuse
 from model_repo.latency import Histogram
-from model_repo.scoring import match, mean_precision, swap_gains
+from model_repo.scoring import match, mean_precision, mix, swap_gains
 from search.align import aligned_table, fit_alignment
 from search.answers import AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES
@@ -208,6 +208,23 @@ def test_a_small_calibration_set_is_fitted_whole() -> None:
     reasons = [p.certificate.reason for p in routing.plans if isinstance(p.certificate, NoCertificate)]
     assert len(reasons) == len(routing.plans)
     assert any("50 images" in reason for reason in reasons)
+
+
+def test_score_scales_do_not_matter(drawn: Scene) -> None:
+    """A detector that boasts spoils a mixture under raw scores, and none under aligned ones."""
+    large = artifact("large", drawn, weakness=0.25, ms=12.0, seed=2)
+    plain, boastful = (
+        artifact("small", drawn, weakness=1.5, ms=2.0, seed=1, boast=boast) for boast in (1.0, 0.3)
+    )
+    half = (np.arange(IMAGES) % 2).astype(np.int64)
+    raw = [mean_precision(mix((small.table, large.table), half)) for small in (plain, boastful)]
+    assert raw[0] - raw[1] > 0.008
+    aligned = []
+    for small in (plain, boastful):
+        tables = [aligned_table(side.table, fit_alignment(side.table, CLASSES)) for side in (small, large)]
+        aligned.append(mean_precision(mix(tables, half)))
+    assert aligned[0] == pytest.approx(aligned[1], abs=0.003)
+    assert aligned[1] > raw[1]
 
 
 def test_nine_images_make_no_cascade() -> None:
