@@ -312,7 +312,7 @@ async def test_operating_points_are_listed(bench: Bench) -> None:
     balanced = document.operating_points[1]
     assert (balanced.name, balanced.plan) == ("balanced", "tiny-0-then-tiny-1")
     assert balanced.stages == ["tiny-0", "tiny-1"]
-    assert (balanced.split, balanced.escalated) == ("valid", [0.5])
+    assert (balanced.split, balanced.escalated) == ("test", [0.5])
     assert balanced.map == pytest.approx(0.6)
 
 
