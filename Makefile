@@ -52,7 +52,7 @@ format: $(VENV)/.dev ## Format the code and mend what lint can
 wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. router/wire/*.proto
 
-bench: $(VENV)/.dev ## Measure the claims of the README on the demo frontier (about 10 minutes)
+bench: $(VENV)/.dev ## Measure the claims of the README on the demo frontier (about 20 minutes)
 	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor

@@ -41,7 +41,7 @@ from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, cur
 from search.routing import SHARES
 from search.run_folder import Progress, RunError
 
-RESAMPLES = 100
+RESAMPLES = 50
 HALF_DRAWS = 200
 DRAWS, DRAW_FRAMES, LEAST_POOL = 500, 5_000, 20_000
 ASKED_EXCESS, ASKED_DELTA = 0.02, 0.05
@@ -257,9 +257,10 @@ def _pair(
     count = len(answers.truths)
     averages: dict[Rival, list[float]] = {rule: [] for rule in BASELINES}
     reported: dict[Rival, list[float]] = {rule: [] for rule in BASELINES}
+    once = {rule: draws[:1] for rule, draws in ranked.items()}  # a resample is a draw of chance by itself
     for _ in range(resamples):
         weights = np.bincount(rng.integers(0, count, count), minlength=count)
-        curves = rule_curves(first.table, in_hand, ranked, weights)
+        curves = rule_curves(first.table, in_hand, once, weights)
         for rule in BASELINES:
             average, at_rate = _ahead_of(curves, rule)
             averages[rule].append(average)
