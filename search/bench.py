@@ -25,6 +25,7 @@ from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.runtime.select import default_runtime, make_engine
 from model_repo.scoring import Truth, score
+from search.calibrate import check_classes
 from search.data.coco import Dataset
 from search.difficulty import map_by_tenth, smallest_and_largest
 from search.measure import predictions, truths_of
@@ -75,16 +76,17 @@ def cascade(
     """Measure every single model and every plan of two stages on the test split.
 
     frames: only the first so many, None for all. Raises RunError when the repository has no plan of two
-    stages for this processor's runtime.
+    stages for this processor's runtime, or other classes than the data set.
     """
     frontier, runtime = repository.frontier, default_runtime()
     doubles = [plan for plan in frontier.plans if len(plan.stages) == 2 and runtime in plan.engines]
     if not doubles:
         raise RunError(f"{repository.root} publishes no plan of two stages for {runtime}")
+    check_classes(repository, dataset)
     singles = [variant for variant in frontier.variants if runtime in variant.runtimes]
     records = dataset.splits["test"].images[:frames]
     encoded = [record.path.read_bytes() for record in records]
-    truths = [Truth(record.boxes_xyxy, record.labels, record.crowd) for record in records]
+    truths = truths_of(dataset, "test")[:frames]
     cv2.setNumThreads(1)  # as in the router
     engine = make_engine(runtime, threads=1, parallelism=1)
     for variant in singles:
@@ -114,8 +116,9 @@ def difficulty(
 ) -> list[tuple[str, list[float], float]]:
     """Return name, mAP by tenth of difficulty, and mAP over all, of smallest and largest on test.
 
-    Raises RunError when the data set does not say how difficult its frames are.
+    Raises RunError when the data set has other classes or does not say how difficult its frames are.
     """
+    check_classes(repository, dataset)
     records = dataset.splits["test"].images
     known = [record.difficulty for record in records if record.difficulty is not None]
     if len(known) < len(records):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 import cv2
 import numpy as np
@@ -24,7 +23,7 @@ from model_repo.frontier import Frontier, Variant
 from model_repo.fusion import Fusion
 from model_repo.latency import RuntimeName
 from model_repo.plans import escalate, threshold_for_share
-from model_repo.publish import Repository
+from model_repo.publish import Repository, file_digest
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.runtime.select import default_runtime, make_engine
 from model_repo.scoring import MatchTable, match, mean_precision, mix
@@ -189,9 +188,9 @@ def routing(
 
 def _without(pool: Dataset, dataset: Dataset) -> Dataset:
     """Return the pool less the frames that also stand in the data set's test split."""
-    seen = {sha256(record.path.read_bytes()).digest() for record in dataset.splits["test"].images}
+    seen = {file_digest(record.path) for record in dataset.splits["test"].images}
     split = pool.splits["test"]
-    others = tuple(r for r in split.images if sha256(r.path.read_bytes()).digest() not in seen)
+    others = tuple(r for r in split.images if file_digest(r.path) not in seen)
     return replace(pool, splits={**pool.splits, "test": replace(split, images=others)})
 
 
@@ -351,12 +350,13 @@ def try_certificate(
     plans, rates = [], []
     for share in SHARES:
         threshold = threshold_for_share(fixed_gains, share)
-        tables = []
-        for answers, gains in ((fixed, fixed_gains), (pool, pool_gains)):
-            ends = escalate(gains, threshold).astype(np.int64)
-            tables.append((mix(answers.in_hand((fast, larger), fusion), ends), answers.sides[larger].table))
-        plans.append((tables[0], tables[1]))
-        rates.append(float(escalate(pool_gains, threshold).mean()))
+        ends = [escalate(gains, threshold).astype(np.int64) for gains in (fixed_gains, pool_gains)]
+        on_fixed, on_pool = (
+            (mix(answers.in_hand((fast, larger), fusion), end), answers.sides[larger].table)
+            for answers, end in zip((fixed, pool), ends, strict=True)
+        )
+        plans.append((on_fixed, on_pool))
+        rates.append(float(ends[1].mean()))
     tried = in_turn(plans)
     rng = np.random.default_rng([seed, 0xCE])
     count = len(pool.truths)

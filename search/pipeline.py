@@ -14,13 +14,13 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
+from model_repo.publish import file_digest
 from search.run_folder import (
     Progress,
     RunError,
     RunFolder,
     StepRecord,
     check_settings,
-    digest_of,
     write_bytes,
 )
 from search.settings import STEPS, Settings, merged_settings, read_settings, write_settings
@@ -119,7 +119,7 @@ def run_steps(context: Context, names: Sequence[str], *, record: bool = True) ->
             continue
         finished = begun.model_copy(
             update={
-                "outputs": {_relative(path, context.folder): digest_of(path) for path in written},
+                "outputs": {_relative(path, context.folder): file_digest(path) for path in written},
                 "seconds": time.monotonic() - start_s,
             }
         )

@@ -144,12 +144,6 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
-def digest_of(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 class Journal:
     """Lines of JSON, appended one by one and synced; a last line torn by a kill is dropped on opening."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frontier import DatasetInfo, SplitInfo, SplitName, Variant
+from model_repo.publish import file_digest
 from model_repo.runtime.select import environment, make_engine, supports
 from search import predict as predict_latency
 from search.artifacts import Artifact, Artifacts, cores, model_files, short_name, some_frames
@@ -25,7 +26,7 @@ from search.candidates import FIRST_SLICE, Candidate, finished, kept
 from search.data.coco import DataError, Dataset, ImageRecord, read_dataset
 from search.explore import explore as run_explore
 from search.measure import latency_samples_ms, unmeasured
-from search.run_folder import Journal, RunError, digest_of, write_text
+from search.run_folder import Journal, RunError, write_text
 from search.space import Architecture, Space
 from search.strategies import Latency, Strategy, strategy
 
@@ -181,7 +182,7 @@ def train(context: Context) -> list[Path]:
 
 def _digest_given(field: str, path: Path) -> str:
     try:
-        return digest_of(path)
+        return file_digest(path)
     except OSError as error:
         raise RunError(f"{field}: {path}: {error.strerror}") from error
 
@@ -298,7 +299,7 @@ def _export_one(
         )
         for precision, file in files.items():
             name = f"{short_name(architecture, space)}-{precision}"
-            folder = f"{name}-{digest_of(file)[:8]}"
+            folder = f"{name}-{file_digest(file)[:8]}"
             target = root / "models" / folder / "1" / "model.onnx"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)

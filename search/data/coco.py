@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frame import BrokenFrame, FrameError, decode, sniff_wh
+from model_repo.publish import file_digest
 from search.run_folder import RunError
 
 ANNOTATIONS: Final = "_annotations.coco.json"
@@ -383,7 +384,7 @@ def _drop_copies(splits: dict[str, Split]) -> list[str]:
     order: list[str] = [name for name in ("test", "valid", "calibration", "train") if name in splits]
     sizes = {name: [record.path.stat().st_size for record in splits[name].images] for name in order}
     in_splits = Counter(size for name in order for size in set(sizes[name]))
-    owner: dict[bytes, str] = {}
+    owner: dict[str, str] = {}
     notes: list[str] = []
     for name in order:
         kept: list[ImageRecord] = []
@@ -391,7 +392,7 @@ def _drop_copies(splits: dict[str, Split]) -> list[str]:
         for record, size in zip(splits[name].images, sizes[name], strict=True):
             first = name
             if in_splits[size] > 1:
-                first = owner.setdefault(hashlib.sha256(record.path.read_bytes()).digest(), name)
+                first = owner.setdefault(file_digest(record.path), name)
             if first == name:
                 kept.append(record)
             else:

@@ -42,3 +42,10 @@ def test_a_repository_without_cascades_is_refused(tmp_path: Path) -> None:
     data = read_dataset(squares_data(tmp_path / "data", {"test": 4}), needed=("test",))
     with pytest.raises(RunError, match="publishes no plan of two stages"):
         cascade(tiny_repository(tmp_path / "repo", plans=False), data, Silent())
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    """Frames labelled with other classes would give a plausible wrong number."""
+    others = squares_data(tmp_path / "data", {"test": 4}, classes=("cat", "dog"))
+    with pytest.raises(RunError, match="its classes are cat, dog"):
+        cascade(tiny_repository(tmp_path / "repo"), read_dataset(others, needed=("test",)), Silent())

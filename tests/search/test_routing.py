@@ -44,6 +44,14 @@ def routing(drawn: Scene) -> Routing:
     return route(artifacts, drawn.images, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
 
 
+def routed_on(images: int) -> Routing:
+    few = scene(images, seed=8)
+    return route(
+        [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
+        few.images, few.truths, classes=CLASSES, costs=COSTS, seed=0,
+    )  # fmt: skip
+
+
 WEAKNESSES = {"small": 2.0, "middle": 0.8, "large": 0.1}
 
 
@@ -200,11 +208,7 @@ def test_plans_are_certified_on_images_that_nothing_was_fitted_on(routing: Routi
 
 def test_a_small_calibration_set_is_fitted_whole() -> None:
     """Fifty calibration images give plans without a certificate, and the reason names their number."""
-    few = scene(50, seed=8)
-    routing = route(
-        [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
-        few.images, few.truths, classes=CLASSES, costs=COSTS, seed=0,
-    )  # fmt: skip
+    routing = routed_on(50)
     reasons = [p.certificate.reason for p in routing.plans if isinstance(p.certificate, NoCertificate)]
     assert len(reasons) == len(routing.plans)
     assert any("50 images" in reason for reason in reasons)
@@ -229,11 +233,7 @@ def test_score_scales_do_not_matter(drawn: Scene) -> None:
 
 def test_nine_images_make_no_cascade() -> None:
     """With too few calibration images for a gain model every plan is one model."""
-    few = scene(9, seed=8)
-    routing = route(
-        [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
-        few.images, few.truths, classes=CLASSES, costs=COSTS, seed=0,
-    )  # fmt: skip
+    routing = routed_on(9)
     assert {len(plan.stages) for plan in routing.plans} == {1}
     assert not routing.pairs
 
