@@ -48,6 +48,12 @@ Init = Annotated[Path | None, typer.Option(help="a trained supernet to begin wit
 BatchSize = Annotated[int | None, typer.Option(help="frames per training step [16]")]
 Rate = Annotated[float | None, typer.Option(help="the highest learning rate [0.002]")]
 RandomSubnets = Annotated[int | None, typer.Option(help="random subnets per training step [1]")]
+SoloShare = Annotated[
+    float | None, typer.Option(help="first share of training, for the largest subnet alone [0.4]")
+]
+Favour = Annotated[
+    Path | None, typer.Option(help="RUN/explore/candidates.jsonl: train more on what that search would keep")
+]
 AnyWayUp = Annotated[bool | None, typer.Option(help="frames have no up: train on turned ones as well [no]")]
 CheckpointS = Annotated[float | None, typer.Option(help="seconds between checkpoints of training [60]")]
 CalibrationShare = Annotated[
@@ -102,6 +108,8 @@ def run(
     batch_size: BatchSize = None,
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
+    solo_share: SoloShare = None,
+    favour: Favour = None,
     any_way_up: AnyWayUp = None,
     space: SpaceText = None,
     checkpoint_s: CheckpointS = None,
@@ -149,6 +157,8 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
+    solo_share: SoloShare = None,
+    favour: Favour = None,
     any_way_up: AnyWayUp = None,
     space: SpaceText = None,
     checkpoint_s: CheckpointS = None,

@@ -46,7 +46,7 @@ class SpaceChoices(Value):
 
 class Settings(Value):
     """Everything a run depends on. `steps` or `minutes` is the training budget; `weights` replaces training,
-    `init` is where it begins.
+    `init` is where it begins, `favour` the journal of candidates whose best subnets it draws more often.
 
     Paths are absolute. calibration_share: of train, held out where the data set has no calibration
     split of its own. search_images: validation images that candidates are judged on.
@@ -65,6 +65,8 @@ class Settings(Value):
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-3
     random_subnets: Annotated[int, Field(ge=0)] = 1
+    solo_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
+    favour: str | None = None
     any_way_up: bool = False
     space: SpaceChoices = SpaceChoices()
     algorithm: Algorithm = "nsga2"
@@ -107,7 +109,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "calibration_share"),
     "train": (
         "seed", "steps", "minutes", "weights", "batch_size", "learning_rate", "random_subnets", "any_way_up",
-        "space", "init",
+        "space", "init", "solo_share", "favour",
     ),
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",

@@ -41,6 +41,8 @@ QUANTIZATION_FRAMES = 32
 _TABLE_FRAMES = 24
 _TABLE_SAMPLES = 40
 _BROKEN_SHOWN = 10
+_FAVOURED = 32
+"""How many subnets of an earlier exploration training leans toward, spread over its curve."""
 _ROLES: tuple[SplitName, ...] = ("train", "calibration", "valid", "test")
 
 
@@ -151,6 +153,8 @@ def train(context: Context) -> list[Path]:
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         random_subnets=settings.random_subnets,
+        solo_share=settings.solo_share,
+        favoured=() if settings.favour is None else _favoured(Path(settings.favour), space),
         augment=AugmentConfig(vertical_flip=turns, transpose=turns),
         seed=settings.seed,
         init=None if settings.init is None else _digest_given("init", Path(settings.init)),
@@ -178,6 +182,21 @@ def train(context: Context) -> list[Path]:
     except TrainError as error:
         raise RunError(str(error)) from error
     return [result.weights, result.history]
+
+
+def _favoured(journal: Path, space: Space) -> tuple[str, ...]:
+    """Return the best subnets of another run's journal of candidates, those that this space holds."""
+    try:
+        candidates = [Candidate.model_validate_json(line) for line in journal.read_text().splitlines()]
+        archs = [Architecture.parse(candidate.architecture) for candidate in kept(candidates, _FAVOURED)]
+    except OSError as error:
+        raise RunError(f"favour: {journal}: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"favour: {journal}: {error}") from error
+    here = tuple(arch.name for arch in archs if arch in space)
+    if not here:
+        raise RunError(f"favour: {journal} keeps no subnet that this run's space holds")
+    return here
 
 
 def _digest_given(field: str, path: Path) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -71,6 +71,8 @@ class TrainConfig:
             by a cosine.  Norms, biases and scales are not decayed.
         random_subnets: how many random subnets a step trains beside the largest and the smallest.
         solo_share: the first share of the budget, in which the largest subnet learns alone.
+        favoured: names of subnets that are drawn more often, such as those an earlier search kept.
+        favoured_share: the chance of a random subnet to be one of them, at the step's resolution.
         teacher_share: how much of the other subnets' target is the largest one's prediction; the rest is
             labels.
         ema_decay: of the moving average of the weights.
@@ -91,6 +93,8 @@ class TrainConfig:
     warmup_share: float = 0.03
     random_subnets: int = 1
     solo_share: float = 0.4
+    favoured: tuple[str, ...] = ()
+    favoured_share: float = 0.5
     teacher_share: float = 0.5
     ema_decay: float = 0.998
     calm_share: float = 0.15
@@ -111,6 +115,8 @@ class TrainConfig:
             raise ValueError("batch_size must be at least 1 and random_subnets at least 0")
         if not 0.0 <= self.solo_share < 1.0:
             raise ValueError(f"solo_share must be at least 0 and below 1, got {self.solo_share}")
+        if not 0.0 <= self.favoured_share <= 1.0:
+            raise ValueError(f"favoured_share must be between 0 and 1, got {self.favoured_share}")
 
     def identity(self) -> str:
         """Return what makes two configurations the same run, as canonical JSON."""
@@ -238,8 +244,21 @@ def subnets_of(
         return drawn
     rng = np.random.default_rng((config.seed, _SUBNETS, step))
     drawn.append(replace(space.smallest, resolution=resolution))
-    drawn += [space.sample(rng, resolution=resolution) for _ in range(config.random_subnets)]
+    favoured = _nearest(config.favoured, resolution)
+    for _ in range(config.random_subnets):
+        if favoured and rng.random() < config.favoured_share:
+            drawn.append(favoured[int(rng.integers(len(favoured)))])
+        else:
+            drawn.append(space.sample(rng, resolution=resolution))
     return list(dict.fromkeys(drawn))
+
+
+def _nearest(names: Sequence[str], resolution: int) -> list[Architecture]:
+    """Return the named subnets whose own resolution is nearest to a step's, at that resolution."""
+    archs = [Architecture.parse(name) for name in names]
+    least = min((abs(arch.resolution - resolution) for arch in archs), default=0)
+    near = [arch for arch in archs if abs(arch.resolution - resolution) == least]
+    return [replace(arch, resolution=resolution) for arch in near]
 
 
 class _Run:

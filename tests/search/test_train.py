@@ -16,6 +16,7 @@ import torch
 from search.augment import AugmentConfig
 from search.batches import BatchPlan, FramePool, make_batch, prefetched
 from search.run_folder import RunError
+from search.space import Architecture
 from search.train import (
     Progress,
     StepReport,
@@ -179,6 +180,16 @@ def test_the_sandwich_has_both_ends() -> None:
     assert archs[1] == replace(TINY.smallest, resolution=64)
     assert len(set(archs)) == len(archs)
     assert {arch.resolution for arch in archs} == {64}
+
+
+def test_favoured_subnets_are_drawn_more_often() -> None:
+    """As often as asked, a random subnet is a favoured one of the nearest resolution; else it is any."""
+    low, high = "r64-d1.1.1.1-w16.16.24.16-n16-h1", "r96-d1.2.1.1-w8.16.24.16-n16-h1"
+    favouring = replace(CONFIG, random_subnets=1, favoured=(low, high), favoured_share=0.5)
+    drawn = [subnets_of(favouring, TINY, step, 64, 1.0)[2:] for step in range(400)]
+    assert 150 < sum(archs == [Architecture.parse(low)] for archs in drawn) < 250
+    always = replace(favouring, favoured_share=1.0)
+    assert subnets_of(always, TINY, 0, 96, 1.0)[2:] == [Architecture.parse(high)]
 
 
 def test_the_largest_learns_alone_at_first(tmp_path: Path) -> None:
