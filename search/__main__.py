@@ -51,6 +51,9 @@ RandomSubnets = Annotated[int | None, typer.Option(help="random subnets per trai
 SoloShare = Annotated[
     float | None, typer.Option(help="first share of training, for the largest subnet alone [0.4]")
 ]
+CalmShare = Annotated[
+    float | None, typer.Option(help="last share of training, without mosaics and near true size [0.15]")
+]
 Favour = Annotated[
     Path | None, typer.Option(help="RUN/explore/candidates.jsonl: train more on what that search would keep")
 ]
@@ -109,6 +112,7 @@ def run(
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
     solo_share: SoloShare = None,
+    calm_share: CalmShare = None,
     favour: Favour = None,
     any_way_up: AnyWayUp = None,
     space: SpaceText = None,
@@ -158,6 +162,7 @@ def train(
     learning_rate: Rate = None,
     random_subnets: RandomSubnets = None,
     solo_share: SoloShare = None,
+    calm_share: CalmShare = None,
     favour: Favour = None,
     any_way_up: AnyWayUp = None,
     space: SpaceText = None,

@@ -66,6 +66,7 @@ class Settings(Value):
     learning_rate: PositiveFloat = 2e-3
     random_subnets: Annotated[int, Field(ge=0)] = 1
     solo_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
+    calm_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     favour: str | None = None
     any_way_up: bool = False
     space: SpaceChoices = SpaceChoices()
@@ -109,7 +110,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "calibration_share"),
     "train": (
         "seed", "steps", "minutes", "weights", "batch_size", "learning_rate", "random_subnets", "any_way_up",
-        "space", "init", "solo_share", "favour",
+        "space", "init", "solo_share", "calm_share", "favour",
     ),
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",

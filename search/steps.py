@@ -154,6 +154,7 @@ def train(context: Context) -> list[Path]:
         learning_rate=settings.learning_rate,
         random_subnets=settings.random_subnets,
         solo_share=settings.solo_share,
+        calm_share=settings.calm_share,
         favoured=() if settings.favour is None else _favoured(Path(settings.favour), space),
         augment=AugmentConfig(vertical_flip=turns, transpose=turns),
         seed=settings.seed,
