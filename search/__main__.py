@@ -87,7 +87,7 @@ Population = Annotated[int | None, typer.Option(help="subnets per generation [24
 ExploreMinutes = Annotated[float | None, typer.Option(help="start no candidate after this time [no limit]")]
 SearchImages = Annotated[int | None, typer.Option(help="validation images to judge candidates on [128]")]
 Table = Annotated[Path | None, typer.Option("--latency-table", help="measured latencies of an earlier run")]
-Subnets = Annotated[int | None, typer.Option(help="subnets to measure for latency estimates [24]")]
+Subnets = Annotated[int | None, typer.Option(help="subnets to measure for latency estimates [48]")]
 Workers = Annotated[int | None, typer.Option(help="processes that evaluate candidates, one thread each [2]")]
 Keep = Annotated[int | None, typer.Option(help="subnets to export and measure [24]")]
 Publish = Annotated[int | None, typer.Option("--publish", help="models to publish [8]")]

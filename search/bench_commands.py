@@ -1,4 +1,7 @@
-"""Commands that measure what is claimed about a published repository. None of them imports torch."""
+"""Commands that measure what is claimed about a published repository or a search.
+
+Only what measures a search imports torch, inside its command.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
 
     from search.bench_routing import PairResult, RoutingResult
 
-bench = typer.Typer(no_args_is_help=True, help="Measure what is claimed about a published repository.")
+bench = typer.Typer(
+    no_args_is_help=True, help="Measure what is claimed about a published repository or a search."
+)
 
 
 @bench.command()
@@ -117,6 +122,38 @@ def routing(
         highlight=False,
     )
     _print_certificate(result, console)
+
+
+@bench.command()
+def predictor(
+    run: Annotated[Path, typer.Option("--run", help="a run whose supernet is trained")],
+    held_out: Annotated[int, typer.Option(min=2, help="subnets to estimate, beside those fitted to")] = 50,
+) -> None:
+    """Measure how far latency estimates are off on subnets that they were not fitted to.
+
+    Exit status 1 when they are off by more than 5 % on average or rank worse than 0.98.
+    """
+    from rich.console import Console
+
+    from search.bench_search import MEAN_ERROR, RANK_CORRELATION
+    from search.bench_search import predictor as measure
+    from search.console import ConsoleProgress
+    from search.pipeline import Context, open_run
+
+    console = Console()
+    folder, settings = open_run(run, {})
+    with ConsoleProgress(console) as progress:
+        error = measure(Context(folder, settings, None, progress, progress.say), held_out)
+    holds = error.mean_relative <= MEAN_ERROR and error.rank_correlation >= RANK_CORRELATION
+    console.print(
+        f"{error.subnets} held-out subnets, fitted to {settings.latency_subnets}:"
+        f" {100 * error.mean_relative:.1f} % off on average (allowed: {100 * MEAN_ERROR:.0f} %),"
+        f" {100 * error.worst_relative:.1f} % at worst; rank correlation {error.rank_correlation:.4f}"
+        f" (needed: {RANK_CORRELATION}). {'Holds.' if holds else 'DOES NOT HOLD.'}",
+        highlight=False,
+    )
+    if not holds:
+        raise typer.Exit(1)
 
 
 def _print_rules(result: RoutingResult, console: Console) -> None:

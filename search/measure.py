@@ -32,6 +32,7 @@ from search.run_folder import Progress, Silent, write_bytes
 
 FRAMES_PER_VISIT = 10
 _WARM_UP = 3
+_POLISHINGS = 10
 _LEAST_SCORE = 0.02
 
 
@@ -189,17 +190,19 @@ def latency_samples_ms(
     samples: int,
     concurrency: int,
     seed: int = 0,
+    per_visit: int = FRAMES_PER_VISIT,
     progress: Progress | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, NDArray[np.float64]]:
-    """Return at least `samples` latencies in milliseconds of every loaded variant, by name.
+    """Return at least `samples` latencies in milliseconds of every loaded variant, by name, round by round.
 
-    Rounds: in each, every variant in a shuffled order is warmed up and then answers a few frames from each of
-    `concurrency` threads at once. The frames differ from round to round and are the same for all variants.
+    Rounds: in each, every variant in a shuffled order is warmed up and then answers `per_visit` frames from
+    each of `concurrency` threads at once. The frames differ from round to round and are the same for all
+    variants.
     """
     progress = progress or Silent()
     cv2.setNumThreads(1)  # as in the router, whose threads are taken by other frames
-    per_round = FRAMES_PER_VISIT * concurrency
+    per_round = per_visit * concurrency
     rounds = -(-samples // per_round)
     taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
     rng = np.random.default_rng([seed, concurrency])
@@ -215,13 +218,27 @@ def latency_samples_ms(
 
     with ThreadPoolExecutor(concurrency) as pool:
         for _ in range(rounds):
-            frames = [images[i] for i in rng.integers(len(images), size=FRAMES_PER_VISIT)]
+            frames = [images[i] for i in rng.integers(len(images), size=per_visit)]
             for k in rng.permutation(len(variants)):
                 variant = variants[int(k)]
                 for part in pool.map(visit, [variant] * concurrency, [frames] * concurrency):
                     taken[variant.name] += part
                 progress.advance(per_round)
     return {name: np.asarray(values) for name, values in taken.items()}
+
+
+def levelled(visits_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the typical latency [variants] of medians by variant and round [variants, rounds].
+
+    A round in which the machine was slow says nothing about a variant, and neither does a single bad visit:
+    Tukey's median polish of the logarithms takes both out.
+    """
+    log = np.log(visits_ms)
+    typical, slow = np.median(log, axis=1), np.zeros(log.shape[1])
+    for _ in range(_POLISHINGS):
+        slow = np.median(log - typical[:, None], axis=0)
+        typical = np.median(log - slow, axis=1)
+    return np.asarray(np.exp(typical + np.median(slow)))
 
 
 def profile_of(

@@ -77,7 +77,7 @@ class Settings(Value):
     population: Annotated[int, Field(ge=2)] = 24
     explore_minutes: PositiveFloat | None = None
     search_images: PositiveInt = 128
-    latency_subnets: Annotated[int, Field(ge=4)] = 24
+    latency_subnets: Annotated[int, Field(ge=4)] = 48
     latency_precision: Precision = "int8"
     latency_table: str | None = None
     workers: PositiveInt = 2

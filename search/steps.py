@@ -25,7 +25,7 @@ from search.artifacts import Artifact, Artifacts, cores, model_files, short_name
 from search.candidates import FIRST_SLICE, Candidate, finished, kept
 from search.data.coco import DataError, Dataset, ImageRecord, read_dataset
 from search.explore import explore as run_explore
-from search.measure import latency_samples_ms, unmeasured
+from search.measure import latency_samples_ms, levelled, unmeasured
 from search.run_folder import Journal, RunError, write_text
 from search.space import Architecture, Space
 from search.strategies import Latency, Strategy, strategy
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 QUANTIZATION_FRAMES = 32
 _TABLE_FRAMES = 24
-_TABLE_SAMPLES = 40
+_TABLE_ROUNDS = 15
+_TABLE_VISIT = 4
 _BROKEN_SHOWN = 10
 _FAVOURED = 32
 """How many subnets of an earlier exploration training leans toward, spread over its curve."""
@@ -355,7 +356,7 @@ def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTab
         table = predict_latency.measure_table(
             space,
             predict_latency.subnets_to_measure(space, settings.latency_subnets, settings.seed),
-            partial(_measured_p50_ms, context, space),
+            partial(measured_p50_ms, context, space),
             runtime=runtime,
             precision=precision,
             environment=environment(),
@@ -364,7 +365,7 @@ def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTab
     return table
 
 
-def _measured_p50_ms(context: Context, space: Space, architectures: Sequence[Architecture]) -> list[float]:
+def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Architecture]) -> list[float]:
     """Export subnets and measure them on the first runtime, one thread, in interleaved rounds."""
     settings = context.settings
     evaluator = _judge(context).evaluator(exact=False, threads=cores())
@@ -397,13 +398,15 @@ def _measured_p50_ms(context: Context, space: Space, architectures: Sequence[Arc
             engine.load(Path(temporary), variant)
             variants.append(variant)
             context.progress.advance(1)
-        context.progress.start("latency of some subnets: measure", _TABLE_SAMPLES * len(variants))
+        count = _TABLE_ROUNDS * _TABLE_VISIT
+        context.progress.start("latency of some subnets: measure", count * len(variants))
         samples = latency_samples_ms(
-            engine, variants, frames, samples=_TABLE_SAMPLES, concurrency=1, seed=settings.seed,
-            progress=context.progress,
+            engine, variants, frames, samples=count, concurrency=1, seed=settings.seed,
+            per_visit=_TABLE_VISIT, progress=context.progress,
         )  # fmt: skip
     engine.close()
-    return [float(np.median(samples[variant.name])) for variant in variants]
+    by_visit = [samples[variant.name].reshape(_TABLE_ROUNDS, _TABLE_VISIT) for variant in variants]
+    return [float(ms) for ms in levelled(np.median(by_visit, axis=2))]
 
 
 def _judge(context: Context, images: tuple[int, ...] = ()) -> Judge:

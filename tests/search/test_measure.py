@@ -24,6 +24,7 @@ from search.measure import (
     best_precision,
     decode_cost,
     latency_samples_ms,
+    levelled,
     load_all,
     load_predictions,
     matched,
@@ -103,6 +104,18 @@ def test_a_drifting_machine_hits_all_variants_alike(tmp_path: Path) -> None:
     engine.close()
     means = [float(samples.mean()) for samples in taken.values()]
     assert max(means) / min(means) < 1.05
+
+
+def test_slow_rounds_and_bad_visits_do_not_show() -> None:
+    """Typical latencies come out in proportion though a round was slow and single visits were disturbed."""
+    rng = np.random.default_rng(3)
+    true_ms = np.linspace(1.0, 9.0, 20)
+    visits = true_ms[:, None] * np.exp(rng.normal(0, 0.01, (20, 15)))
+    visits[:, 4] *= 1.8
+    visits[rng.integers(20, size=30), rng.integers(15, size=30)] *= 3.0
+    found = levelled(visits)
+    assert np.abs(found / true_ms - 1).max() < 0.02
+    assert np.abs(np.median(visits, axis=1) / true_ms - 1).max() >= np.abs(found / true_ms - 1).max()
 
 
 def test_decoding_is_measured_on_the_frames_given() -> None:
