@@ -38,6 +38,9 @@ def command(
         str,
         _option("operating_point", "For requests that name none; less under load", "Models"),
     ] = _DEFAULT["operating_point"],
+    reload_s: Annotated[
+        float, _option("reload_s", "Seconds between looks for a new set; 0 for never", "Models")
+    ] = _DEFAULT["reload_s"],
     runtime: Annotated[
         str | None,
         _option("runtime", "openvino, onnxruntime or triton; default: by processor", "Engine"),

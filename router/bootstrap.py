@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -19,15 +20,17 @@ from prometheus_client import disable_created_metrics
 from model_repo import publish
 from model_repo.frame import FrameLimits
 from model_repo.latency import Environment
+from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import environment, make_engine
 from router.admission import Limiter, LittleLimit
 from router.budget import Clock, MonotonicClock
 from router.config import Config
 from router.controller import Controller, Rung
+from router.documents import PointsDocument
 from router.drift import EscalationRate, LatencyAlarm, SlowDown
-from router.encoding import AnswerWriter, describe_points
-from router.engines import EngineHealth, Fleet, StartupError, difference, load_fleet, measure_fleet
+from router.encoding import describe_points
+from router.engines import EngineHealth, Fleet, StartupError, difference, load_fleet, measure_fleet, warm
 from router.execution import Executor
 from router.grpc_api import DetectionServicer, GrpcServer
 from router.http_api import Views, make_app, release
@@ -36,7 +39,9 @@ from router.http_detect import DetectEndpoint
 from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
 from router.planner import Costs, Planner
-from router.service import Policies, Service
+from router.reload import Reloader, Steps
+from router.service import Service
+from router.serving import Policies, Serving
 from router.workers import WorkerPool
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +58,7 @@ class Gateway:
     pool: WorkerPool
     engine: Engine
     metrics: Metrics
-    fleet: Fleet
+    reloader: Reloader
 
     def close(self) -> None:
         """Stop the workers and let go of the engine."""
@@ -69,7 +74,6 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     """
     clock = clock or MonotonicClock()
     repository = publish.read(config.repo)
-    frontier = repository.frontier
     workers = config.workers or max(_cores() // config.threads, 1)
     # The workers are the parallelism; OpenCV's own threads would only take their cores.
     cv2.setNumThreads(1)
@@ -81,78 +85,123 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
             url=config.triton_url,
             shared_memory=config.triton_shared_memory,
         )
+    pool = WorkerPool(workers)
+    prepare = partial(_serving, engine=engine, config=config, clock=clock, pool=pool)
     try:
-        fleet = _measured(load_fleet(repository, engine, triton_runs=config.triton_runs), engine, config)
-        home = _home(fleet, config.operating_point)
-        mean_ms = fleet.mean_ms(frontier.decode)
-        slow_down = SlowDown(clock)
-        costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
-        limit = LittleLimit(
-            workers,
-            service_ms=mean_ms[home],
-            max_wait_ms=config.max_wait_ms,
-            max_queue=config.max_queue,
-        )
-        policies = Policies(
-            planner=Planner(fleet.plans, mean_ms, costs),
-            limiter=Limiter(limit, workers),
-            controller=Controller(
-                [Rung(point.name, mean_ms[point.plan.name]) for point in fleet.points],
-                config.operating_point,
-                workers,
-            ),
-            slow_down=slow_down,
-            alarm=LatencyAlarm(),
-            escalations=EscalationRate(),
-            health=EngineHealth(),
-        )
+        serving = prepare(repository, None)
     except BaseException:
+        pool.close()
         engine.close()
         raise
+    limit = LittleLimit(
+        workers,
+        service_ms=serving.fleet.mean_ms(serving.frontier.decode)[serving.home.plan.name],
+        max_wait_ms=config.max_wait_ms,
+        max_queue=config.max_queue,
+    )
     # Process-wide as well: a second series per counter, of when it was made, helps nobody.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
     metrics = Metrics()
-    pool = WorkerPool(workers)
-    limits = FrameLimits(config.max_bytes, config.max_pixels)
-    executor = Executor(
-        fleet,
-        engine,
-        policies.planner,
-        clock,
-        limits,
-        lambda: pool.busy,
-        engine_timeout_s=config.engine_timeout_s,
-    )
-    service = Service(fleet, frontier.decode, executor, pool, policies, metrics, clock)
+    service = Service(serving, pool, Limiter(limit, workers), EngineHealth(), metrics, clock)
     metrics.watch(service.state)
-    metrics.publish(
-        fleet.plans,
-        [(point.name, point.plan) for point in fleet.points],
-        version=release(),
-        runtime=engine.runtime,
-        runtime_version=engine.version,
-        manifest=repository.digest[:12],
-        profiles="measured here" if fleet.measured_here else "published",
-    )
-    runtime, runtime_version = engine.runtime, engine.version
+    took_over = partial(_show, metrics, engine)
+    took_over(serving)
     views = Views(
-        points=lambda: describe_points(
-            frontier,
-            fleet,
-            runtime=runtime,
-            runtime_version=runtime_version,
-            manifest=repository.digest,
-            in_force=service.point_in_force,
-        ),
+        points=lambda: _points(service, engine),
         metrics=metrics.render,
         alive=lambda: service.alive,
         ready=lambda: service.ready,
     )
     bodies = Bodies(BodyLimits(config.max_bytes, config.max_buffered_bytes, config.body_timeout_s))
-    endpoint = DetectEndpoint(service, bodies, AnswerWriter(frontier.dataset.classes, fleet), metrics, clock)
-    servicer = DetectionServicer(service, frontier.dataset.classes, metrics, clock)
+    endpoint = DetectEndpoint(service, bodies, metrics, clock)
+    servicer = DetectionServicer(service, metrics, clock)
+    reloader = Reloader(
+        config.repo,
+        service,
+        Steps(prepare, took_over, engine.unload),
+        metrics,
+        clock,
+        poll_s=config.reload_s,
+    )
     return Gateway(
-        service, make_app(endpoint, views, config.max_bytes), servicer, pool, engine, metrics, fleet
+        service, make_app(endpoint, views, config.max_bytes), servicer, pool, engine, metrics, reloader
+    )
+
+
+def _serving(
+    repository: Repository,
+    before: Serving | None,
+    *,
+    engine: Engine,
+    config: Config,
+    clock: Clock,
+    pool: WorkerPool,
+) -> Serving:
+    """Load a set beside the one in force, warm it, measure it where need be, and wire its policies.
+
+    Raises StartupError or EngineError; what was loaded for it alone is then unloaded.
+    """
+    frontier = repository.frontier
+    there = set() if before is None else {variant.folder for variant in before.fleet.variants.values()}
+    fleet = load_fleet(repository, engine, triton_runs=config.triton_runs, loaded=there)
+    try:
+        _check_point(fleet, config.operating_point)
+        warm(fleet, engine)
+        fleet = _measured(fleet, engine, config)
+    except BaseException:
+        for variant in fleet.variants.values():
+            if variant.folder not in there:
+                engine.unload(variant)
+        raise
+    mean_ms = fleet.mean_ms(frontier.decode)
+    slow_down = SlowDown(clock)
+    costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
+    policies = Policies(
+        planner=Planner(fleet.plans, mean_ms, costs),
+        controller=Controller(
+            [Rung(point.name, mean_ms[point.plan.name]) for point in fleet.points],
+            config.operating_point,
+            pool.size,
+            at=None if before is None else before.policies.controller.point,
+        ),
+        slow_down=slow_down,
+        alarm=LatencyAlarm(),
+        escalations=EscalationRate(),
+    )
+    executor = Executor(
+        fleet,
+        engine,
+        policies.planner,
+        clock,
+        FrameLimits(config.max_bytes, config.max_pixels),
+        lambda: pool.busy,
+        engine_timeout_s=config.engine_timeout_s,
+    )
+    return Serving(repository, fleet, executor, policies)
+
+
+def _show(metrics: Metrics, engine: Engine, serving: Serving) -> None:
+    """Tell Prometheus what is served from now on."""
+    metrics.publish(
+        serving.fleet.plans,
+        [(point.name, point.plan) for point in serving.fleet.points],
+        version=release(),
+        runtime=engine.runtime,
+        runtime_version=engine.version,
+        manifest=serving.repository.digest[:12],
+        profiles="measured here" if serving.fleet.measured_here else "published",
+    )
+
+
+def _points(service: Service, engine: Engine) -> PointsDocument:
+    serving = service.serving
+    return describe_points(
+        serving.frontier,
+        serving.fleet,
+        runtime=engine.runtime,
+        runtime_version=engine.version,
+        manifest=serving.repository.digest,
+        in_force=service.point_in_force,
     )
 
 
@@ -185,12 +234,10 @@ def _elsewhere(fleet: Fleet, engine: Engine, here: Environment, threads: int) ->
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _home(fleet: Fleet, name: str) -> str:
-    for point in fleet.points:
-        if point.name == name:
-            return point.plan.name
-    known = ", ".join(point.name for point in fleet.points)
-    raise StartupError(f"no operating point {name!r} is published; known are {known}")
+def _check_point(fleet: Fleet, name: str) -> None:
+    known = [point.name for point in fleet.points]
+    if name not in known:
+        raise StartupError(f"no operating point {name!r} is published; known are {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +263,8 @@ async def serve(
             stack.push_async_callback(grpc_server.stop, config.drain_s)
         await stack.enter_async_context(_running(server, http_socket))
         await stack.enter_async_context(_watching(gateway.service, grpc_server))
+        if config.reload_s > 0:
+            await stack.enter_async_context(_in_background(gateway.reloader.watch()))
         host, port = http_socket.getsockname()[:2]
         started(Addresses(f"http://{host}:{port}", grpc_address))
         await stop.wait()
@@ -268,7 +317,14 @@ async def _watching(service: Service, grpc_server: GrpcServer | None) -> AsyncIt
                 await grpc_server.show_ready(shown)
             await asyncio.sleep(_PROBE_S)
 
-    task = asyncio.create_task(watch())
+    async with _in_background(watch()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Let work run until the context is left, then cancel it."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:

@@ -29,7 +29,8 @@ class Config(BaseModel):
     threads: cores per inference; workers: requests at work at once, None for one per `threads` cores.
     measure: when to measure the variants again at start (auto: when the manifest's profiles are of another
     environment). max_wait_ms and max_queue bound the queue, see `router.admission`. answer_ms is kept back
-    from every budget for encoding and sending. After a SIGTERM the gateway is not ready but answers for
+    from every budget for encoding and sending. reload_s: seconds between looks at the manifest, 0 for never.
+    After a SIGTERM the gateway is not ready but answers for
     drain_delay_s, then finishes what is in flight for up to drain_s.
     """
 
@@ -56,6 +57,7 @@ class Config(BaseModel):
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     body_timeout_s: PositiveFloat = 10.0
     engine_timeout_s: PositiveFloat = 10.0
+    reload_s: NonNegativeFloat = 2.0
     drain_delay_s: NonNegativeFloat = 0.0
     drain_s: PositiveFloat = 20.0
     log_level: LogLevel = "info"

@@ -49,8 +49,15 @@ class Controller:
     """Hold the present operating point; lives on the event loop and is not thread-safe."""
 
     def __init__(
-        self, rungs: Sequence[Rung], home: str, workers: int, settings: ControllerSettings | None = None
+        self,
+        rungs: Sequence[Rung],
+        home: str,
+        workers: int,
+        settings: ControllerSettings | None = None,
+        *,
+        at: str | None = None,
     ) -> None:
+        """Begin at home, or at the rung called `at` where there is one."""
         ordered = sorted(rungs, key=lambda rung: rung.mean_ms)
         names = [rung.name for rung in ordered]
         if home not in names:
@@ -58,7 +65,8 @@ class Controller:
         self._rungs = ordered[: names.index(home) + 1]
         self._workers = workers
         self._settings = settings or ControllerSettings()
-        self._at = len(self._rungs) - 1
+        known = [rung.name for rung in self._rungs]
+        self._at = known.index(at) if at in known else len(known) - 1
         self._queue = 0.0
         self._rate_per_s = 0.0
         self._seen_ns: int | None = None

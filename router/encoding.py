@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from model_repo.frontier import Certificate, Frontier, SplitName
 from router.documents import CertificateDocument, PointDocument, PointsDocument
@@ -54,42 +54,43 @@ def describe_points(
     )
 
 
-class AnswerWriter:
-    """Write answers as JSON; strings of the manifest are escaped once, when it is made."""
+def answer_json(answer: Answer, request_id: str) -> bytes:
+    """Return the body of an `AnswerDocument`.
 
-    def __init__(self, classes: Sequence[str], fleet: Fleet) -> None:
-        self._labels = tuple(json.dumps(name) for name in classes)
-        self._certificates: Mapping[str, str] = {
-            plan.name: json.dumps(plan.certificate.model_dump()) for plan in fleet.plans
-        }
-
-    def encode(self, answer: Answer, request_id: str) -> bytes:
-        """Return the body of an `AnswerDocument`.
-
-        Names of variants, plans and points are plain by the manifest's own rules, and a request id by the
-        edge's, so they need no escaping.
-        """
-        detections = answer.detections
-        labels = self._labels
-        objects = ",".join(
-            f'{{"box":{{"x1":{x1:.2f},"y1":{y1:.2f},"x2":{x2:.2f},"y2":{y2:.2f}}}'
-            f',"label":{labels[label]},"class_id":{label},"score":{score:.6f}}}'
-            for (x1, y1, x2, y2), label, score in zip(
-                detections.xyxy.tolist(), detections.label.tolist(), detections.score.tolist(), strict=True
-            )
+    Names of variants, plans and points are plain by the manifest's own rules, and a request id by the
+    edge's, so they need no escaping; classes and certificates are escaped once.
+    """
+    detections = answer.detections
+    labels = _escaped(answer.classes)
+    objects = ",".join(
+        f'{{"box":{{"x1":{x1:.2f},"y1":{y1:.2f},"x2":{x2:.2f},"y2":{y2:.2f}}}'
+        f',"label":{labels[label]},"class_id":{label},"score":{score:.6f}}}'
+        for (x1, y1, x2, y2), label, score in zip(
+            detections.xyxy.tolist(), detections.label.tolist(), detections.score.tolist(), strict=True
         )
-        stages = ",".join(
-            f'{{"variant":"{stage.variant}","latency_ms":{stage.latency_ms:.3f}}}' for stage in answer.stages
-        )
-        certificate = "null" if answer.certificate is None else self._certificates[answer.plan.name]
-        return (
-            f'{{"request_id":"{request_id}","operating_point":"{answer.operating_point}"'
-            f',"plan":"{answer.plan.name}","stages":[{stages}],"cut":{_cut(answer)}'
-            f',"certificate":{certificate}'
-            f',"image":{{"width":{answer.image_wh[0]},"height":{answer.image_wh[1]}}}'
-            f',"timing":{{"queue_ms":{answer.queue_ms:.3f},"decode_ms":{answer.decode_ms:.3f}'
-            f',"total_ms":{answer.total_ms:.3f}}},"detections":[{objects}]}}'
-        ).encode()
+    )
+    stages = ",".join(
+        f'{{"variant":"{stage.variant}","latency_ms":{stage.latency_ms:.3f}}}' for stage in answer.stages
+    )
+    certificate = "null" if answer.certificate is None else _certificate(answer.certificate)
+    return (
+        f'{{"request_id":"{request_id}","operating_point":"{answer.operating_point}"'
+        f',"plan":"{answer.plan.name}","stages":[{stages}],"cut":{_cut(answer)}'
+        f',"certificate":{certificate}'
+        f',"image":{{"width":{answer.image_wh[0]},"height":{answer.image_wh[1]}}}'
+        f',"timing":{{"queue_ms":{answer.queue_ms:.3f},"decode_ms":{answer.decode_ms:.3f}'
+        f',"total_ms":{answer.total_ms:.3f}}},"detections":[{objects}]}}'
+    ).encode()
+
+
+@lru_cache(maxsize=8)
+def _escaped(classes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(json.dumps(name) for name in classes)
+
+
+@lru_cache(maxsize=256)
+def _certificate(certificate: Certificate) -> str:
+    return json.dumps(certificate.model_dump())
 
 
 def _cut(answer: Answer) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -48,6 +48,7 @@ class Fleet:
     it differs from the engine's where Triton runs what was published for one of the embedded runtimes.
     """
 
+    classes: tuple[str, ...]
     plans: tuple[Plan, ...]
     variants: Mapping[str, Variant]
     points: tuple[ServedPoint, ...]
@@ -77,8 +78,16 @@ def _reach(plan: Plan) -> tuple[float, ...]:
     return (1.0, *(known if len(known) == later else (1.0,) * later))
 
 
-def load_fleet(repository: Repository, engine: Engine, *, triton_runs: RuntimeName = "onnxruntime") -> Fleet:
+def load_fleet(
+    repository: Repository,
+    engine: Engine,
+    *,
+    triton_runs: RuntimeName = "onnxruntime",
+    loaded: Collection[str] = (),
+) -> Fleet:
     """Load every variant that a plan for this runtime needs; profiles are the manifest's.
+
+    loaded: folders that the engine has already.
 
     A Triton that nothing was measured on runs the same files by `triton_runs`, the runtime that its
     repository was rendered for: plans, accuracy and alignments of that one apply, latencies do not.
@@ -91,25 +100,26 @@ def load_fleet(repository: Repository, engine: Engine, *, triton_runs: RuntimeNa
         source = triton_runs
     candidates = [plan for plan in frontier.plans if source in plan.engines]
     names = sorted({stage.variant for plan in candidates for stage in plan.stages})
-    loaded: dict[str, Variant] = {}
+    ready: dict[str, Variant] = {}
     for name in names:
         variant = frontier.variant(name)
         try:
-            engine.load(repository.root, variant)
+            if variant.folder not in loaded:
+                engine.load(repository.root, variant)
         except EngineUnavailable as error:
             _LOG.warning("variant %s is out of service: %s", name, error)
         else:
-            loaded[name] = variant
-    plans = tuple(plan for plan in candidates if all(stage.variant in loaded for stage in plan.stages))
+            ready[name] = variant
+    plans = tuple(plan for plan in candidates if all(stage.variant in ready for stage in plan.stages))
     if not plans:
         raise StartupError(
             f"no plan of {repository.root} runs on {source}: "
-            f"{len(candidates)} of {len(frontier.plans)} plans name it, {len(loaded)} of {len(names)}"
+            f"{len(candidates)} of {len(frontier.plans)} plans name it, {len(ready)} of {len(names)}"
             " variants were loaded; choose another --runtime or publish for this one"
         )
     points = tuple(_serve_point(point, frontier, plans) for point in frontier.operating_points)
-    profiles = {name: variant.on(source).latency for name, variant in loaded.items()}
-    return Fleet(plans, loaded, points, profiles, source, measured_here=False)
+    profiles = {name: variant.on(source).latency for name, variant in ready.items()}
+    return Fleet(frontier.dataset.classes, plans, ready, points, profiles, source, measured_here=False)
 
 
 def _serve_point(point: OperatingPoint, frontier: Frontier, plans: Sequence[Plan]) -> ServedPoint:
@@ -142,6 +152,14 @@ def difference(profile: LatencyProfile, engine: Engine, here: Environment, threa
         if measured != present:
             return f"the {what} is {present!r}, it was measured on {measured!r}"
     return None
+
+
+def warm(fleet: Fleet, engine: Engine) -> None:
+    """Run every variant a few times, so that no request pays for a first time; raises EngineError."""
+    image = np.zeros((_FRAME_WH[1], _FRAME_WH[0], 3), dtype=np.uint8)
+    for variant in fleet.variants.values():
+        for _ in range(_WARM_UP):
+            answer_frame(engine, variant, image)
 
 
 def measure_fleet(

@@ -36,6 +36,8 @@ class StageRun:
 class Answer:
     """What the gateway says about a frame: detections under aligned scores, best first, in source pixels.
 
+    classes: what the labels mean, in the set that answered.
+
     escalated: what the plan's first rule said, None when the plan has one stage. left_ms: budget left when
     the answer was ready, infinite without a deadline. Times are in milliseconds; `total_ms` runs from the
     request's arrival.
@@ -43,6 +45,7 @@ class Answer:
 
     detections: Detections
     image_wh: tuple[int, int]
+    classes: tuple[str, ...]
     operating_point: str
     plan: Plan
     stages: tuple[StageRun, ...]
@@ -156,6 +159,7 @@ class Executor:
         answer = Answer(
             detections=staged.detections,
             image_wh=(image.shape[1], image.shape[0]),
+            classes=self._fleet.classes,
             operating_point=job.point.name,
             plan=start.plan,
             stages=staged.stages,

@@ -56,9 +56,8 @@ _CODES: Mapping[str, grpc.StatusCode] = {
 class DetectionServicer(wire_grpc.DetectionServicer):
     """Answer frames over gRPC."""
 
-    def __init__(self, service: Service, classes: tuple[str, ...], metrics: Metrics, clock: Clock) -> None:
-        self._service, self._classes = service, classes
-        self._metrics, self._clock = metrics, clock
+    def __init__(self, service: Service, metrics: Metrics, clock: Clock) -> None:
+        self._service, self._metrics, self._clock = service, metrics, clock
 
     async def Detect(
         self, request: wire.DetectRequest, context: grpc.aio.ServicerContext
@@ -86,7 +85,7 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         else:
             if not isinstance(answer, Shed):
                 arrival.end("answered")
-                return encode_answer(answer, request_id, self._classes)
+                return encode_answer(answer, request_id)
             problem = problem_of(answer)
         arrival.end(problem.outcome, problem.slug)
         level = logging.WARNING if problem.outcome == "failed" else logging.INFO
@@ -125,9 +124,9 @@ async def _abort(context: grpc.aio.ServicerContext, problem: Problem, request_id
     raise AssertionError("abort raises")
 
 
-def encode_answer(answer: Answer, request_id: str, classes: tuple[str, ...]) -> wire.DetectResponse:
+def encode_answer(answer: Answer, request_id: str) -> wire.DetectResponse:
     """Return the message of an answer."""
-    detections, cut = answer.detections, answer.cut
+    detections, cut, classes = answer.detections, answer.cut, answer.classes
     response = wire.DetectResponse(
         request_id=request_id,
         image_width=answer.image_wh[0],

@@ -15,7 +15,7 @@ from typing import Any
 
 from router.admission import Shed
 from router.budget import BUDGET_HEADER, Clock, Deadline, parse_budget_ms
-from router.encoding import AnswerWriter, server_timing
+from router.encoding import answer_json, server_timing
 from router.errors import MalformedRequest, RouterError
 from router.execution import Answer
 from router.http_body import Bodies, Receive, SenderLeft
@@ -37,10 +37,8 @@ _Headers = Mapping[bytes, list[bytes]]
 class DetectEndpoint:
     """Answer frames over HTTP."""
 
-    def __init__(
-        self, service: Service, bodies: Bodies, writer: AnswerWriter, metrics: Metrics, clock: Clock
-    ) -> None:
-        self._service, self._bodies, self._writer = service, bodies, writer
+    def __init__(self, service: Service, bodies: Bodies, metrics: Metrics, clock: Clock) -> None:
+        self._service, self._bodies = service, bodies
         self._metrics, self._clock = metrics, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +68,7 @@ class DetectEndpoint:
             arrival.end("answered")
             _LOG.debug("request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms)
             timing = (b"server-timing", server_timing(answer).encode())
-            body = self._writer.encode(answer, request_id)
+            body = answer_json(answer, request_id)
             await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
 
     async def _answer(self, headers: _Headers, receive: Receive, arrived_ns: int) -> Answer | Shed:

@@ -19,6 +19,7 @@ from model_repo.frontier import Plan
 
 Protocol = Literal["http", "grpc"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
+ReloadResult = Literal["taken", "refused", "rolled back"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = tuple(
     ms / 1e3
@@ -71,6 +72,7 @@ class Metrics:
         self._requests = self._counter("requests", "Requests by how they ended", "protocol", "outcome")
         self._problems = self._counter("problems", "Requests without an answer, by problem", "problem")
         self._answers = self._counter("answers", "Answers by what made them", "operating_point", "plan")
+        self._reloads = self._counter("reloads", "Changes of the published set", "result")
         self._missed = self._counter("budget_missed", "Answers after their deadline", "operating_point")
         self._cut = self._counter("cut_stages", "Stages that were not run", "variant", "reason")
         self._decisions = self._counter("escalation_decisions", "First rules asked, on uncut answers", "plan")
@@ -106,6 +108,8 @@ class Metrics:
             ["version", "runtime", "runtime_version", "manifest", "profiles"],
             registry=self.registry,
         )
+        for result in get_args(ReloadResult):
+            self._reloads.labels(result)
         for protocol in get_args(Protocol):
             self._arrivals.labels(protocol)
             for outcome in get_args(OutcomeName):
@@ -141,6 +145,10 @@ class Metrics:
             self._missed.labels(operating_point).inc()
         if left_ms != float("inf"):
             self._slack_s.observe(max(left_ms, 0.0) / 1e3)
+
+    def reloaded(self, result: ReloadResult) -> None:
+        """Count an attempt to put a new set in force."""
+        self._reloads.labels(result).inc()
 
     def stage(self, variant: str, latency_ms: float) -> None:
         """Record a stage that ran."""

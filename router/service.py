@@ -12,31 +12,27 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frame import BrokenFrame, FrameError, FrameTooLarge, UnsupportedFrame
-from model_repo.latency import Histogram
 from model_repo.runtime.engine import EngineError
 from router.admission import Limiter, Permit, Shed
 from router.budget import Clock, Deadline
-from router.controller import Controller
-from router.drift import EscalationRate, LatencyAlarm, SlowDown
-from router.engines import EngineHealth, Fleet, ServedPoint
+from router.engines import EngineHealth, ServedPoint
 from router.errors import (
     BrokenImage,
     EngineFailed,
     NotReady,
     TooLarge,
-    UnknownOperatingPoint,
     UnmeetableBudget,
     UnsupportedType,
 )
-from router.execution import Answer, Executor, Job, StageRun, Worked
+from router.execution import Answer, Job, Worked
 from router.metrics import Metrics, State
-from router.planner import DECODE, Planner, Refusal
+from router.planner import DECODE, Refusal
+from router.serving import Serving
 from router.workers import PoolClosed, Ticket, WorkerPool
 
 _LOG = logging.getLogger(__name__)
@@ -44,64 +40,52 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """Everything that decides or learns, wired by the composition root."""
-
-    planner: Planner
-    limiter: Limiter
-    controller: Controller
-    slow_down: SlowDown
-    alarm: LatencyAlarm
-    escalations: EscalationRate
-    health: EngineHealth
-
-
 class Service:
-    """Answer frames with one fleet of models on one engine."""
+    """Answer frames with the set in force, on one engine."""
 
     def __init__(
         self,
-        fleet: Fleet,
-        decode: Histogram,
-        executor: Executor,
+        serving: Serving,
         pool: WorkerPool,
-        policies: Policies,
+        limiter: Limiter,
+        health: EngineHealth,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        self._fleet, self._executor, self._pool = fleet, executor, pool
-        self._policies, self._metrics, self._clock = policies, metrics, clock
-        self._points: Mapping[str, ServedPoint] = {point.name: point for point in fleet.points}
-        self._decode_mean_ms = decode.mean_ms
-        self._baselines = {
-            name: tuple(
-                (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
-                for profile in sorted(profiles, key=lambda profile: profile.concurrency)
-            )
-            for name, profiles in fleet.profiles.items()
-        }
+        self._serving, self._pool = serving, pool
+        self._limiter, self._health = limiter, health
+        self._metrics, self._clock = metrics, clock
         self._accepting = True
+
+    @property
+    def serving(self) -> Serving:
+        """Return the set in force."""
+        return self._serving
+
+    def change(self, serving: Serving) -> Serving:
+        """Put another set in force, for requests that arrive from now on; return the one before."""
+        before, self._serving = self._serving, serving
+        return before
 
     @property
     def points(self) -> tuple[ServedPoint, ...]:
         """Return the operating points as they are served."""
-        return self._fleet.points
+        return self._serving.fleet.points
 
     @property
     def point_in_force(self) -> str:
         """Return the operating point of requests that name none."""
-        return self._policies.controller.point
+        return self._serving.policies.controller.point
 
     @property
     def ready(self) -> bool:
         """Return whether requests can expect answers."""
-        return self._accepting and self._pool.alive and self._policies.health.well
+        return self._accepting and self._pool.alive and self._health.well
 
     @property
     def well(self) -> bool:
         """Return whether the engine answers."""
-        return self._policies.health.well
+        return self._health.well
 
     @property
     def alive(self) -> bool:
@@ -122,59 +106,70 @@ class Service:
         when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the call drops
         the work if it is queued; a running inference is not taken back.
         """
-        policies, pool = self._policies, self._pool
+        serving = self._serving
+        serving.inside += 1
+        try:
+            return await self._detect(serving, frame, deadline, operating_point, arrived_ns)
+        finally:
+            serving.inside -= 1
+
+    async def _detect(
+        self,
+        serving: Serving,
+        frame: bytes,
+        deadline: Deadline,
+        operating_point: str | None,
+        arrived_ns: int,
+    ) -> Answer | Shed:
+        policies, pool = serving.policies, self._pool
         now_ns = self._clock.now_ns()
-        first = self._points[policies.controller.home].plan.stages[0].variant
+        first = serving.home.plan.stages[0].variant
         in_force = policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
-        point = self._point(in_force if operating_point is None else operating_point)
+        point = serving.point(in_force if operating_point is None else operating_point)
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
         if left_ms < math.inf:
-            wait_ms = policies.limiter.wait_ms(pool.ahead_of(order_ns), busy)
+            wait_ms = self._limiter.wait_ms(pool.ahead_of(order_ns), busy)
             refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
             if refusal is not None:
                 return self._refuse(refusal)
-        permit = policies.limiter.acquire()
+        permit = self._limiter.acquire()
         if isinstance(permit, Shed):
             return permit
         job = Job(frame, deadline, point, arrived_ns, now_ns)
-        return self._conclude(await self._work(job, order_ns, permit))
+        return self._conclude(serving, await self._work(serving, job, order_ns, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
         """Run the cheapest model once in a worker; return and remember whether the engine is well."""
+        executor = self._serving.executor
         try:
-            await self._pool.submit(lambda _: self._executor.probe(image), 0).result
+            await self._pool.submit(lambda _: executor.probe(image), 0).result
         except EngineError as error:
             _LOG.warning("the engine does not answer: %s", error)
-            self._policies.health.failed()
+            self._health.failed()
             return False
-        self._policies.health.succeeded()
+        self._health.succeeded()
         return True
 
     def state(self) -> State:
         """Return what the gauges show."""
-        policies = self._policies
+        serving = self._serving
+        policies = serving.policies
         return State(
             ready=self.ready,
-            engine_up=policies.health.well,
-            inside=policies.limiter.inside,
+            engine_up=self._health.well,
+            inside=self._limiter.inside,
             waiting=self._pool.waiting,
             busy=self._pool.busy,
             workers=self._pool.size,
-            limit=policies.limiter.limit,
+            limit=self._limiter.limit,
             operating_point=policies.controller.point,
-            operating_points=tuple(self._points),
+            operating_points=tuple(point.name for point in serving.fleet.points),
             slow_down=tuple(policies.slow_down.factors().items()),
             escalated=tuple(policies.escalations.shares().items()),
             drifting=policies.alarm.ringing,
-            variants=tuple(self._fleet.variants),
+            variants=tuple(serving.fleet.variants),
         )
-
-    def _point(self, name: str) -> ServedPoint:
-        point = self._points.get(name)
-        if point is None:
-            raise UnknownOperatingPoint(name, tuple(self._points))
-        return point
 
     def _refuse(self, refusal: Refusal) -> Shed:
         if refusal.hopeless:
@@ -185,13 +180,13 @@ class Service:
         return self._shed(refusal)
 
     def _shed(self, refusal: Refusal) -> Shed:
-        return self._policies.limiter.shed(
+        return self._limiter.shed(
             f"{refusal.left_ms:.1f} ms are left, the fastest plan needs {refusal.needed_ms:.1f} ms now"
         )
 
-    async def _work(self, job: Job, order_ns: int, permit: Permit) -> Worked:
+    async def _work(self, serving: Serving, job: Job, order_ns: int, permit: Permit) -> Worked:
         def run(ticket: Ticket[Worked]) -> Worked:
-            return self._executor.run(job, lambda: ticket.cancelled)
+            return serving.executor.run(job, lambda: ticket.cancelled)
 
         try:
             ticket = self._pool.submit(run, order_ns)
@@ -212,27 +207,27 @@ class Service:
             if isinstance(error, FrameError):
                 raise _REJECTIONS[type(error)](str(error)) from error
             if isinstance(error, EngineError):
-                self._policies.health.failed()
+                self._health.failed()
                 raise EngineFailed(str(error)) from error
             raise
         permit.release(worked.service_ms)
         return worked
 
-    def _conclude(self, worked: Worked) -> Answer | Shed:
+    def _conclude(self, serving: Serving, worked: Worked) -> Answer | Shed:
         """Learn from what a worker did, and count it."""
-        policies, metrics, answer = self._policies, self._metrics, worked.result
+        policies, metrics, answer = serving.policies, self._metrics, worked.result
         assert answer is not None, "only work whose sender has left has no result, and nobody awaits that"
         if isinstance(answer, Refusal):
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
             return self._shed(answer)
         if worked.engine_error is None:
-            policies.health.succeeded()
+            self._health.succeeded()
         else:
             _LOG.warning("a later stage did not run: %s", worked.engine_error)
-            policies.health.failed()
-        policies.slow_down.observe(DECODE, answer.decode_ms, self._decode_mean_ms)
+            self._health.failed()
+        policies.slow_down.observe(DECODE, answer.decode_ms, serving.frontier.decode.mean_ms)
         for stage in answer.stages:
-            mean_ms, median_ms = self._baseline_ms(stage)
+            mean_ms, median_ms = serving.baseline_ms(stage)
             policies.slow_down.observe(stage.variant, stage.latency_ms, mean_ms)
             policies.alarm.observe(stage.variant, stage.latency_ms, median_ms)
             metrics.stage(stage.variant, stage.latency_ms)
@@ -250,11 +245,6 @@ class Service:
             left_ms=answer.left_ms,
         )
         return answer
-
-    def _baseline_ms(self, stage: StageRun) -> tuple[float, float]:
-        baselines = self._baselines[stage.variant]
-        _, mean_ms, median_ms = next((b for b in baselines if b[0] >= stage.busy), baselines[-1])
-        return mean_ms, median_ms
 
 
 _REJECTIONS: Mapping[type[FrameError], type[BrokenImage | UnsupportedType | TooLarge]] = {

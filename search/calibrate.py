@@ -142,7 +142,7 @@ def _answer_all(
             engine.load(repository.root, variant)
             progress.start(f"{variant.name} on {runtime}, {frames.name}", len(frames))
             detections = predictions(engine, variant, frames.images, progress)
-            engine.unload(variant.name)
+            engine.unload(variant)
             table = matched(frames, detections, len(frontier.dataset.classes))
             found[variant.name, runtime] = _Answers(detections, table)
         engine.close()

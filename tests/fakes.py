@@ -86,17 +86,24 @@ def encode_image(image: NDArray[np.uint8], suffix: str = ".png") -> bytes:
 
 
 def tiny_repository(
-    path: Path, variants: int = 2, plans: bool = True, *, shared_trunk: bool = False, mean_ms: float = 2.0
+    path: Path,
+    variants: int = 2,
+    plans: bool = True,
+    *,
+    shared_trunk: bool = False,
+    mean_ms: float = 2.0,
+    training: int = 0,
 ) -> publish.Repository:
     """Publish a real repository of tiny ONNX detectors that OpenVINO and ONNX Runtime run.
 
     variants: `tiny-0`, `tiny-1` … on 64x64, 128x128 … frames; each claims to be measured on all three
     runtimes, `tiny-i` at mean_ms·3^i. plans: one per variant, and the cascade `tiny-0-then-tiny-1`, which
     goes on when the fast answer has a doubtful box. shared_trunk: two-segment variants, all on 64x64, that
-    begin with the same file. Operating points: fast, balanced (the cascade), accurate.
+    begin with the same file. training: another number gives variants of the same names from other files, as
+    another training would. Operating points: fast, balanced (the cascade), accurate.
     """
     source = path.parent / f".{path.name}-source"
-    made = [_write_variant(source, index, shared_trunk) for index in range(variants)]
+    made = [_write_variant(source, index, shared_trunk, training) for index in range(variants)]
     described = [
         _variant(index, folder, segments, shared_trunk, mean_ms)
         for index, (folder, segments) in enumerate(made)
@@ -126,14 +133,16 @@ def tiny_repository(
     return publish.publish(path, frontier, {folder.name: folder for folder, _ in made})
 
 
-def _write_variant(source: Path, index: int, shared_trunk: bool) -> tuple[Path, tuple[Segment, ...]]:
+def _write_variant(
+    source: Path, index: int, shared_trunk: bool, training: int
+) -> tuple[Path, tuple[Segment, ...]]:
     side = 64 if shared_trunk else 64 * (index + 1)
     cell = side // GRID
     frames = Tensor(name="frames", dtype="uint8", shape=(1, side, side, 3))
     pooled = Tensor(name="pooled", dtype="float32", shape=(1, 3, GRID, GRID))
     rows = Tensor(name="detections", dtype="float32", shape=(1, MAX_ROWS, ROW_WIDTH))
     # The number makes the files of two variants of one size differ, as trained weights would.
-    sharpness = 1.0 + index / 100
+    sharpness = 1.0 + index / 100 + training / 1000
     if shared_trunk:
         graphs = [
             _Graph("trunk.onnx", _trunk_nodes(cell), {}, frames, pooled),
@@ -407,27 +416,27 @@ class FakeEngine:
             raise EngineUnavailable("closed")
         if variant.name in self.refuses:
             raise EngineUnavailable(f"{variant.name!r} is refused")
-        self.loaded[variant.name] = variant
+        self.loaded[variant.folder] = variant
 
-    def unload(self, name: str) -> None:
+    def unload(self, variant: Variant) -> None:
         """Forget a variant."""
-        self.loaded.pop(name, None)
+        self.loaded.pop(variant.folder, None)
 
     def infer(
         self,
-        name: str,
+        variant: Variant,
         frames: NDArray[np.uint8],
         *,
         done: Mapping[str, Tensors] | None = None,
         timeout_s: float | None = None,
     ) -> Inference:
         """Answer by the script; raises as every engine does."""
+        name = variant.name
         self.calls.append(name)
         if self.closed:
             raise EngineUnavailable("closed")
-        if name not in self.loaded:
+        if variant.folder not in self.loaded:
             raise UnknownVariant(f"{name!r} is not loaded")
-        variant = self.loaded[name]
         check_frames(variant, frames)
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:

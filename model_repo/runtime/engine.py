@@ -4,7 +4,7 @@ An engine blocks: the caller chooses the thread. Every implementation releases t
 and may be called from several threads at once.
 
 Errors: EngineError
-  UnknownVariant      the engine has not loaded a variant of that name
+  UnknownVariant      the engine has not loaded that variant
   EngineTimeout       no answer within `timeout_s`
   EngineUnavailable   the runtime or server does not answer, or refused the model
 """
@@ -32,7 +32,7 @@ class EngineError(Exception):
 
 
 class UnknownVariant(EngineError):
-    """The engine has not loaded a variant of that name."""
+    """The engine has not loaded that variant."""
 
 
 class EngineTimeout(EngineError):
@@ -55,7 +55,11 @@ class Inference:
 
 
 class Engine(Protocol):
-    """Run variants of one repository on one runtime."""
+    """Run variants on one runtime.
+
+    A variant is known by its folder, whose name carries its digest: while one published set takes the place
+    of another, both may hold a variant of the same name, and each is answered by its own files.
+    """
 
     @property
     def runtime(self) -> RuntimeName:
@@ -72,15 +76,15 @@ class Engine(Protocol):
     def load(self, root: Path, variant: Variant) -> None:
         """Make a variant ready: files below `root`, digests already verified.
 
-        Raises EngineUnavailable when the runtime refuses it. Loading a name again replaces it.
+        Raises EngineUnavailable when the runtime refuses it. Loading a folder again replaces it.
         """
 
-    def unload(self, name: str) -> None:
+    def unload(self, variant: Variant) -> None:
         """Forget a variant; does nothing when it was not loaded."""
 
     def infer(
         self,
-        name: str,
+        variant: Variant,
         frames: NDArray[np.uint8],
         *,
         done: Mapping[str, Tensors] | None = None,
@@ -117,7 +121,7 @@ def answer_frame(
     This is the stage that latency profiles measure and the router serves. Raises what `Engine.infer` raises.
     """
     letterbox = Letterbox((image.shape[1], image.shape[0]), variant.resolution_wh)
-    inference = engine.infer(variant.name, letterbox.apply(image)[None], done=done, timeout_s=timeout_s)
+    inference = engine.infer(variant, letterbox.apply(image)[None], done=done, timeout_s=timeout_s)
     return Answer(detections_of_rows(inference.rows[0], variant, letterbox), inference.segments)
 
 

@@ -121,7 +121,7 @@ class OnnxRuntimeEngine:
                 [node.name for node in session.get_outputs()],
             )
             sessions.append(session)
-        self._loaded[variant.name] = _Loaded(variant, tuple(sessions))
+        self._loaded[variant.folder] = _Loaded(variant, tuple(sessions))
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -137,13 +137,13 @@ class OnnxRuntimeEngine:
         chosen = [_PROVIDER_NAME[self._provider]]
         return chosen if self._provider == "cpu" else [*chosen, _PROVIDER_NAME["cpu"]]
 
-    def unload(self, name: str) -> None:
+    def unload(self, variant: Variant) -> None:
         """Forget a variant; does nothing when it was not loaded."""
-        self._loaded.pop(name, None)
+        self._loaded.pop(variant.folder, None)
 
     def infer(
         self,
-        name: str,
+        variant: Variant,
         frames: NDArray[np.uint8],
         *,
         done: Mapping[str, Tensors] | None = None,
@@ -156,9 +156,9 @@ class OnnxRuntimeEngine:
         """
         if self._closed:
             raise EngineUnavailable("the ONNX Runtime engine is closed")
-        loaded = self._loaded.get(name)
+        loaded = self._loaded.get(variant.folder)
         if loaded is None:
-            raise UnknownVariant(f"{name!r} is not loaded on ONNX Runtime")
+            raise UnknownVariant(f"{variant.name!r} is not loaded on ONNX Runtime")
         segments = loaded.variant.segments
 
         def run(index: int, feed: Feed) -> Tensors:
@@ -169,11 +169,11 @@ class OnnxRuntimeEngine:
             }
 
         if not self._wait_turn(timeout_s):
-            raise EngineTimeout(f"no turn for {name!r} within {timeout_s} s")
+            raise EngineTimeout(f"no turn for {variant.name!r} within {timeout_s} s")
         try:
             return run_chain(loaded.variant, frames, done, run)
         except _ERRORS as error:
-            raise EngineUnavailable(f"ONNX Runtime failed on {name!r}: {error}") from error
+            raise EngineUnavailable(f"ONNX Runtime failed on {variant.name!r}: {error}") from error
         finally:
             self._turn.release()
 

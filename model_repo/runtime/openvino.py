@@ -105,16 +105,16 @@ class OpenVinoEngine:
         for _ in range(self._streams):
             free.put(tuple(model.create_infer_request() for model in compiled))
         with self._lock:
-            self._loaded[variant.name] = _Loaded(variant, free)
+            self._loaded[variant.folder] = _Loaded(variant, free)
 
-    def unload(self, name: str) -> None:
+    def unload(self, variant: Variant) -> None:
         """Forget a variant; does nothing when it was not loaded."""
         with self._lock:
-            self._loaded.pop(name, None)
+            self._loaded.pop(variant.folder, None)
 
     def infer(
         self,
-        name: str,
+        variant: Variant,
         frames: NDArray[np.uint8],
         *,
         done: Mapping[str, Tensors] | None = None,
@@ -127,14 +127,14 @@ class OpenVinoEngine:
         """
         if self._core is None:
             raise EngineUnavailable("the OpenVINO engine is closed")
-        loaded = self._loaded.get(name)
+        loaded = self._loaded.get(variant.folder)
         if loaded is None:
-            raise UnknownVariant(f"{name!r} is not loaded on OpenVINO")
+            raise UnknownVariant(f"{variant.name!r} is not loaded on OpenVINO")
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             requests = _take(loaded.free, timeout_s)
         except queue.Empty:
-            raise EngineTimeout(f"no free request for {name!r} within {timeout_s} s") from None
+            raise EngineTimeout(f"no free request for {variant.name!r} within {timeout_s} s") from None
         segments = loaded.variant.segments
 
         def run(index: int, feed: Feed) -> Tensors:
@@ -146,7 +146,7 @@ class OpenVinoEngine:
             if deadline_s is None:
                 request.infer(share_outputs=True)
             elif not _infer_until(request, deadline_s):
-                raise EngineTimeout(f"{name!r} was not done within {timeout_s} s")
+                raise EngineTimeout(f"{variant.name!r} was not done within {timeout_s} s")
             return {
                 tensor.name: request.get_tensor(tensor.name).data.copy() for tensor in segments[index].outputs
             }
@@ -154,7 +154,7 @@ class OpenVinoEngine:
         try:
             return run_chain(loaded.variant, frames, done, run)
         except RuntimeError as error:
-            raise EngineUnavailable(f"OpenVINO failed on {name!r}: {_first_line(error)}") from error
+            raise EngineUnavailable(f"OpenVINO failed on {variant.name!r}: {_first_line(error)}") from error
         finally:
             loaded.free.put(requests)
 

@@ -133,15 +133,15 @@ class TritonEngine:
         }
         if found != expected:
             raise EngineUnavailable(f"Triton's {folder!r} has the signature {found}, expected {expected}")
-        self._loaded[variant.name] = variant
+        self._loaded[variant.folder] = variant
 
-    def unload(self, name: str) -> None:
+    def unload(self, variant: Variant) -> None:
         """Forget a variant here; the server keeps it, for others may use it."""
-        self._loaded.pop(name, None)
+        self._loaded.pop(variant.folder, None)
 
     def infer(
         self,
-        name: str,
+        variant: Variant,
         frames: NDArray[np.uint8],
         *,
         done: Mapping[str, Tensors] | None = None,
@@ -154,17 +154,16 @@ class TritonEngine:
         """
         del done
         client = self._open()
-        variant = self._loaded.get(name)
-        if variant is None:
-            raise UnknownVariant(f"{name!r} is not loaded on Triton")
+        if variant.folder not in self._loaded:
+            raise UnknownVariant(f"{variant.name!r} is not loaded on Triton")
         check_frames(variant, frames)
         deadline_s = time.monotonic() + (
             self._limit_s if timeout_s is None else min(timeout_s, self._limit_s)
         )
         try:
-            slot = self._free.get(timeout=_left_s(deadline_s, name))
+            slot = self._free.get(timeout=_left_s(deadline_s, variant.name))
         except queue.Empty:
-            raise EngineTimeout(f"no free place for {name!r} within {timeout_s} s") from None
+            raise EngineTimeout(f"no free place for {variant.name!r} within {timeout_s} s") from None
         try:
             rows = [
                 self._call(client, slot, variant, frames[index : index + 1], deadline_s)

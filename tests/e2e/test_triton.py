@@ -81,10 +81,10 @@ def test_several_frames(served: Served) -> None:
     engine = TritonEngine(served.server.url)
     engine.load(served.repository.root, variant)
     frames = np.stack([squares_frame([Square(1, 1, 0)]), squares_frame([]), squares_frame([Square(2, 2, 1)])])
-    rows = engine.infer(variant.name, frames).rows
+    rows = engine.infer(variant, frames).rows
     assert [int((row[:, 5] >= 0).sum()) for row in rows] == [1, 0, 1]
     with pytest.raises(ValueError, match="takes"):
-        engine.infer(variant.name, frames[:, :32])
+        engine.infer(variant, frames[:, :32])
     engine.close()
 
 
@@ -93,7 +93,7 @@ def test_unknown_and_different_models(served: Served) -> None:
     variant = served.repository.frontier.variants[0]
     engine = TritonEngine(served.server.url)
     with pytest.raises(UnknownVariant):
-        engine.infer(variant.name, np.zeros((1, 64, 64, 3), np.uint8))
+        engine.infer(variant, np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(EngineUnavailable, match="tiny-0-00000000"):
         engine.load(served.repository.root, variant.model_copy(update={"folder": "tiny-0-00000000"}))
     with pytest.raises(EngineUnavailable, match="signature"):
@@ -111,8 +111,8 @@ def test_deadline(served: Served) -> None:
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     for timeout_s in (0.0, 1e-4):
         with pytest.raises(EngineTimeout):
-            engine.infer(variant.name, frames, timeout_s=timeout_s)
-    assert len(engine.infer(variant.name, frames, timeout_s=30.0).rows) == 1
+            engine.infer(variant, frames, timeout_s=timeout_s)
+    assert len(engine.infer(variant, frames, timeout_s=30.0).rows) == 1
     engine.close()
 
 

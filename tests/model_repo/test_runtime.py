@@ -73,18 +73,18 @@ def test_several_frames_are_answered_one_by_one(engine: Engine, repository: Repo
     """Rows of n frames are the rows of each frame alone."""
     variant = repository.frontier.variants[0]
     frames = np.stack([FRAME, np.zeros_like(FRAME), squares_frame([Square(3, 3, 1)])])
-    together = engine.infer(variant.name, frames).rows
+    together = engine.infer(variant, frames).rows
     assert together.shape == (3, 100, 6)
     for index, frame in enumerate(frames):
-        np.testing.assert_array_equal(together[index], engine.infer(variant.name, frame[None]).rows[0])
+        np.testing.assert_array_equal(together[index], engine.infer(variant, frame[None]).rows[0])
 
 
 def test_answers_are_copies(engine: Engine, repository: Repository) -> None:
     """A later inference does not change the rows of an earlier one."""
-    name = repository.frontier.variants[0].name
-    first = engine.infer(name, FRAME[None]).rows
+    variant = repository.frontier.variants[0]
+    first = engine.infer(variant, FRAME[None]).rows
     kept = first.copy()
-    engine.infer(name, squares_frame([Square(1, 1, 0, 255)])[None])
+    engine.infer(variant, squares_frame([Square(1, 1, 0, 255)])[None])
     np.testing.assert_array_equal(first, kept)
 
 
@@ -94,8 +94,8 @@ def test_does_not_write_to_the_frame(engine: Engine, repository: Repository) -> 
     view = wide[:, :64]
     view.flags.writeable = False
     variant = repository.frontier.variants[0]
-    rows = engine.infer(variant.name, view[None]).rows
-    np.testing.assert_array_equal(rows, engine.infer(variant.name, FRAME[None]).rows)
+    rows = engine.infer(variant, view[None]).rows
+    np.testing.assert_array_equal(rows, engine.infer(variant, FRAME[None]).rows)
 
 
 @pytest.mark.parametrize("make", [OpenVinoEngine, OnnxRuntimeEngine])
@@ -123,12 +123,12 @@ def test_an_inference_that_takes_too_long_is_cut(tmp_path: Path) -> None:
     variant = repository.frontier.variants[-1]
     engine = OpenVinoEngine()
     engine.load(repository.root, variant)
-    whole = engine.infer(variant.name, _zeros(variant, 2)).rows
+    whole = engine.infer(variant, _zeros(variant, 2)).rows
     # A millisecond is not enough for two frames of 1536 pixels a side.
     for _ in range(3):
         with pytest.raises(EngineTimeout):
-            engine.infer(variant.name, _zeros(variant, 2), timeout_s=0.0015)
-    np.testing.assert_array_equal(engine.infer(variant.name, _zeros(variant, 2), timeout_s=60.0).rows, whole)
+            engine.infer(variant, _zeros(variant, 2), timeout_s=0.0015)
+    np.testing.assert_array_equal(engine.infer(variant, _zeros(variant, 2), timeout_s=60.0).rows, whole)
     engine.close()
 
 
@@ -138,8 +138,8 @@ def test_wait_for_a_place_is_bounded(repository: Repository) -> None:
         variant = repository.frontier.variants[0]
         engine.load(repository.root, variant)
         with pytest.raises(EngineTimeout):
-            engine.infer(variant.name, _zeros(variant), timeout_s=0.0)
-        assert len(engine.infer(variant.name, _zeros(variant), timeout_s=30.0).rows) == 1
+            engine.infer(variant, _zeros(variant), timeout_s=0.0)
+        assert len(engine.infer(variant, _zeros(variant), timeout_s=30.0).rows) == 1
 
 
 @pytest.mark.parametrize("make", EVERY)
@@ -148,12 +148,12 @@ def test_unknown_variant(make: MakeEngine, repository: Repository) -> None:
     engine = make()
     variant = repository.frontier.variants[0]
     with pytest.raises(UnknownVariant):
-        engine.infer(variant.name, _zeros(variant))
+        engine.infer(variant, _zeros(variant))
     engine.load(repository.root, variant)
-    engine.unload(variant.name)
-    engine.unload(variant.name)
+    engine.unload(variant)
+    engine.unload(variant)
     with pytest.raises(UnknownVariant):
-        engine.infer(variant.name, _zeros(variant))
+        engine.infer(variant, _zeros(variant))
     engine.close()
 
 
@@ -166,8 +166,8 @@ def test_wrong_frames(make: MakeEngine, repository: Repository) -> None:
     good = _zeros(variant)
     for wrong in (good.astype(np.float32), good[0], good[:, :32], good[..., :1], good[:0]):
         with pytest.raises(ValueError, match="takes"):
-            engine.infer(variant.name, wrong)  # type: ignore[arg-type]  # the wrong type is the point
-    assert engine.infer(variant.name, good).rows.shape == (1, 100, 6)
+            engine.infer(variant, wrong)  # type: ignore[arg-type]  # the wrong type is the point
+    assert engine.infer(variant, good).rows.shape == (1, 100, 6)
     engine.close()
 
 
@@ -180,7 +180,7 @@ def test_closed(make: MakeEngine, repository: Repository) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineUnavailable):
-        engine.infer(variant.name, _zeros(variant))
+        engine.infer(variant, _zeros(variant))
     with pytest.raises(EngineUnavailable):
         engine.load(repository.root, variant)
 
@@ -238,17 +238,17 @@ def test_chain_runs_only_what_has_not_run(tmp_path: Path) -> None:
         engine.load(repository.root, first)
         engine.load(repository.root, second)
         frames = np.stack([FRAME, squares_frame([Square(1, 1, 1)])])
-        done = engine.infer(first.name, frames)
+        done = engine.infer(first, frames)
         assert set(done.segments) == {first.segments[0].sha256}
-        alone = engine.infer(second.name, frames)
-        from_trunk = engine.infer(second.name, frames, done=done.segments)
+        alone = engine.infer(second, frames)
+        from_trunk = engine.infer(second, frames, done=done.segments)
         np.testing.assert_array_equal(alone.rows, from_trunk.rows)
         # The trunk is taken from `done` and not run: another trunk's outputs change the answer.
         other: dict[str, Tensors] = {
             digest: {name: np.zeros_like(value) for name, value in tensors.items()}
             for digest, tensors in done.segments.items()
         }
-        assert (engine.infer(second.name, frames, done=other).rows[..., 5] == -1).all()
+        assert (engine.infer(second, frames, done=other).rows[..., 5] == -1).all()
         engine.close()
 
 
@@ -287,10 +287,10 @@ def test_fake_engine_follows_its_script(repository: Repository) -> None:
     engine.load(repository.root, variant)
     start_ns = clock.now_ns()
     with pytest.raises(EngineUnavailable, match="gone"):
-        engine.infer(variant.name, _zeros(variant))
+        engine.infer(variant, _zeros(variant))
     assert len(answer_frame(engine, variant, FRAME).detections) == 1
     assert clock.now_ns() - start_ns == 20_000_000
     with pytest.raises(EngineTimeout):
-        engine.infer(variant.name, _zeros(variant), timeout_s=0.005)
+        engine.infer(variant, _zeros(variant), timeout_s=0.005)
     assert clock.now_ns() - start_ns == 25_000_000
     assert engine.calls == [variant.name] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +54,13 @@ class Bench:
         config = Config.model_validate(
             {"repo": self.root, "workers": 1, "measure": "never", "port": 0, "grpc_port": 0, **settings}
         )
-        gateway = build(
-            config, engine=engine or FakeEngine(rows={"tiny-0": SURE, "tiny-1": LARGE}), clock=clock
-        )
+        engine = engine or FakeEngine(rows={"tiny-0": SURE, "tiny-1": LARGE})
+        # Scripts are for requests: warming at start is not to use them up.
+        script = engine.rows, engine.latency_ms, engine.failures
+        engine.rows, engine.latency_ms, engine.failures = {}, {}, deque()
+        gateway = build(config, engine=engine, clock=clock)
+        engine.rows, engine.latency_ms, engine.failures = script
+        engine.calls.clear()
         self.built.append(gateway)
         return gateway
 

@@ -109,5 +109,5 @@ def test_a_taken_port_is_an_error_in_words() -> None:
 
 def test_published_latencies_of_another_machine_are_measured_again(bench: Bench) -> None:
     """The tiny repository was measured on a test bench: auto measures, and the gateway says so."""
-    assert bench(measure="auto").fleet.measured_here
-    assert not bench(measure="never").fleet.measured_here
+    assert bench(measure="auto").service.serving.fleet.measured_here
+    assert not bench(measure="never").service.serving.fleet.measured_here

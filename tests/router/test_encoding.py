@@ -13,13 +13,12 @@ from model_repo.detections import Detections
 from model_repo.frontier import Certificate
 from model_repo.publish import Repository
 from router.documents import AnswerDocument
-from router.encoding import AnswerWriter, server_timing
-from router.engines import load_fleet
+from router.encoding import answer_json, server_timing
 from router.execution import Answer, StageRun
 from router.grpc_api import encode_answer
 from router.planner import Cut
-from tests.fakes import FakeEngine
 
+CLASSES = ('re"d', "grün")
 CERTIFICATE = Certificate(loss="miss rate", images=100, epsilon=0.05, delta=0.1, bound=0.04, empirical=0.02)
 scores = st.floats(0, 1, width=32)
 coordinates = st.floats(0, 1e5, width=32)
@@ -37,7 +36,7 @@ def answer_of(
     plan = repository.frontier.plan("tiny-0-then-tiny-1")
     return Answer(
         detections=Detections.make([f[:4] for f in found], [f[4] for f in found], [f[5] for f in found]),
-        image_wh=(640, 480), operating_point="balanced", plan=plan.model_copy(
+        image_wh=(640, 480), classes=CLASSES, operating_point="balanced", plan=plan.model_copy(
             update={"certificate": certificate or plan.certificate}
         ),
         stages=(StageRun("tiny-0", 1.25, 1), StageRun("tiny-1", 2.5, 1)), escalated=True, cut=cut,
@@ -51,8 +50,7 @@ def test_the_written_answer_is_the_documented_one(
 ) -> None:
     """Every answer parses as an AnswerDocument that says the same, to the written digits."""
     stage = None if cut is None else Cut("tiny-1", "tiny-0-then-tiny-1", "deadline", 7.0, cut)
-    writer = AnswerWriter(('re"d', "grün"), load_fleet(repository, FakeEngine()))
-    text = writer.encode(answer_of(repository, found, stage), "id-1")
+    text = answer_json(answer_of(repository, found, stage), "id-1")
     assert set(json.loads(text)) == set(AnswerDocument.model_fields)
     document = AnswerDocument.model_validate_json(text, strict=True)
     assert (document.request_id, document.plan) == ("id-1", "tiny-0-then-tiny-1")
@@ -63,21 +61,17 @@ def test_the_written_answer_is_the_documented_one(
     for said, meant in zip(document.detections, found, strict=True):
         assert (said.box.x1, said.box.y1, said.box.x2, said.box.y2) == pytest.approx(meant[:4], abs=0.0051)
         assert said.score == pytest.approx(meant[4], abs=1e-6)
-        assert said.label == ('re"d', "grün")[said.class_id]
+        assert said.label == CLASSES[said.class_id]
         assert said.class_id == meant[5]
 
 
 def test_a_certificate_is_written_whole(repository: Repository) -> None:
     """The certificate of an uncut answer stands in it, over both protocols."""
-    frontier = repository.frontier
-    plans = tuple(plan.model_copy(update={"certificate": CERTIFICATE}) for plan in frontier.plans)
-    certified = Repository(repository.root, frontier.model_copy(update={"plans": plans}), repository.digest)
     answer = answer_of(repository, [], certificate=CERTIFICATE)
-    writer = AnswerWriter(("red", "green"), load_fleet(certified, FakeEngine()))
-    document = AnswerDocument.model_validate_json(writer.encode(answer, "id"))
+    document = AnswerDocument.model_validate_json(answer_json(answer, "id"))
     assert document.certificate is not None
     assert document.certificate.model_dump() == CERTIFICATE.model_dump()
-    message = encode_answer(answer, "id", ("red", "green"))
+    message = encode_answer(answer, "id")
     assert message.certificate.epsilon == CERTIFICATE.epsilon
     assert not message.HasField("cut")
 

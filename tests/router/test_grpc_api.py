@@ -138,7 +138,7 @@ async def test_the_calls_deadline_is_the_budget(bench: Bench, frame: bytes) -> N
 async def test_a_full_gateway_says_when_to_come_back(bench: Bench, frame: bytes) -> None:
     """Overload is UNAVAILABLE with a RetryInfo."""
     gateway = bench(max_queue=0, max_buffered_bytes=MAX_BYTES, max_bytes=MAX_BYTES)
-    permit = gateway.service._policies.limiter.acquire()
+    permit = gateway.service._limiter.acquire()
     async with serving(gateway) as (_, address), GrpcGatewayClient(address) as client:
         with pytest.raises(GatewayOverloaded) as caught:
             await client.detect(frame)

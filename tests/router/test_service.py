@@ -321,12 +321,14 @@ async def test_an_engine_that_uses_up_the_budget_is_load(bench: Bench, frame: by
     """A first stage that times out with the budget spent is shed, not failed."""
     clock = FakeClock()
 
-    class Slow(FakeEngine):
-        def infer(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]  # always raises
-            clock.sleep(1.0)
-            raise EngineTimeout("too slow")
+    def slow(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        del frames
+        clock.sleep(1.0)
+        raise EngineTimeout("too slow")
 
-    shed = await ask(bench(Slow(), clock=clock), frame, 50.0, "fast", now_ns=clock.now_ns())
+    shed = await ask(
+        bench(FakeEngine(rows={"tiny-0": slow}), clock=clock), frame, 50.0, "fast", now_ns=clock.now_ns()
+    )
     assert isinstance(shed, Shed)
 
 

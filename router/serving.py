@@ -1,0 +1,76 @@
+"""One published set as it is served: everything that a change of the manifest replaces at once.
+
+A request takes the set that is in force when it arrives and stays with it to the end, whatever takes over
+meanwhile: plan, thresholds, alignments and models are never mixed from two sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from model_repo.frontier import Frontier
+from model_repo.publish import Repository
+from router.controller import Controller
+from router.drift import EscalationRate, LatencyAlarm, SlowDown
+from router.engines import Fleet, ServedPoint
+from router.errors import UnknownOperatingPoint
+from router.execution import Executor, StageRun
+from router.planner import Planner
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What decides and learns about one set's plans and variants."""
+
+    planner: Planner
+    controller: Controller
+    slow_down: SlowDown
+    alarm: LatencyAlarm
+    escalations: EscalationRate
+
+
+@dataclass(slots=True, eq=False)
+class Serving:
+    """A set with its policies and its way of running; `inside` counts the requests that hold it."""
+
+    repository: Repository
+    fleet: Fleet
+    executor: Executor
+    policies: Policies
+    inside: int = field(default=0, init=False)
+    _points: Mapping[str, ServedPoint] = field(init=False)
+    _baselines: Mapping[str, tuple[tuple[int, float, float], ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._points = {point.name: point for point in self.fleet.points}
+        self._baselines = {
+            name: tuple(
+                (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
+                for profile in sorted(profiles, key=lambda profile: profile.concurrency)
+            )
+            for name, profiles in self.fleet.profiles.items()
+        }
+
+    @property
+    def frontier(self) -> Frontier:
+        """Return the manifest."""
+        return self.repository.frontier
+
+    @property
+    def home(self) -> ServedPoint:
+        """Return the operating point of calm times."""
+        return self._points[self.policies.controller.home]
+
+    def point(self, name: str) -> ServedPoint:
+        """Return an operating point as it is served; raises UnknownOperatingPoint."""
+        point = self._points.get(name)
+        if point is None:
+            raise UnknownOperatingPoint(name, tuple(self._points))
+        return point
+
+    def baseline_ms(self, stage: StageRun) -> tuple[float, float]:
+        """Return the mean and the median that a stage's profile says for as many workers as were busy."""
+        baselines = self._baselines[stage.variant]
+        _, mean_ms, median_ms = next((b for b in baselines if b[0] >= stage.busy), baselines[-1])
+        return mean_ms, median_ms
