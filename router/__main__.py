@@ -85,6 +85,13 @@ def command(
     answer_ms: Annotated[
         float, _option("answer_ms", "Kept back from every budget for encoding and sending", "Limits")
     ] = _DEFAULT["answer_ms"],
+    default_budget_ms: Annotated[
+        float | None,
+        _option("default_budget_ms", "Budget of requests that say none; default: none", "Limits"),
+    ] = None,
+    max_budget_ms: Annotated[
+        float, _option("max_budget_ms", "Longer budgets are cut to it", "Limits")
+    ] = _DEFAULT["max_budget_ms"],
     max_bytes: Annotated[int, _option("max_bytes", "Largest encoded image", "Limits")] = _DEFAULT[
         "max_bytes"
     ],

@@ -9,14 +9,21 @@ S is the mean service time seen lately, so the limit falls by itself when the ma
 costlier, and rises again when they get cheaper. (A gradient limit would have to find by probing what is
 known here: the number of workers and the time that each request holds one.)
 
+Requests of lower priority may fill only a part of the queue, so that the rest is there for the others.
+
 The Limiter lives on the event loop and is not thread-safe.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from router.wishes import Priority
+
+_QUEUE: Mapping[Priority, float] = {"high": 1.0, "normal": 0.9, "low": 0.5}
 
 
 class Limit(Protocol):
@@ -105,10 +112,12 @@ class Limiter:
         """Return the present limit."""
         return self._limit.value
 
-    def acquire(self) -> Permit | Shed:
+    def acquire(self, priority: Priority = "normal") -> Permit | Shed:
         """Let a request in, or say why not."""
-        if self._inside >= self._limit.value:
-            return self.shed(f"{self._inside} requests are inside, the limit is {self._limit.value}")
+        queue = self._limit.value - self._workers
+        limit = self._limit.value if queue <= 0 else self._workers + math.ceil(queue * _QUEUE[priority])
+        if self._inside >= limit:
+            return self.shed(f"{self._inside} requests are inside, the limit for {priority} ones is {limit}")
         self._inside += 1
         return Permit(self)
 

@@ -24,7 +24,7 @@ from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import environment, make_engine
 from router.admission import Limiter, LittleLimit
-from router.budget import Clock, MonotonicClock
+from router.budget import Budgets, Clock, MonotonicClock
 from router.config import Config
 from router.controller import Controller, Rung
 from router.documents import PointsDocument
@@ -113,8 +113,9 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         ready=lambda: service.ready,
     )
     bodies = Bodies(BodyLimits(config.max_bytes, config.max_buffered_bytes, config.body_timeout_s))
-    endpoint = DetectEndpoint(service, bodies, metrics, clock)
-    servicer = DetectionServicer(service, metrics, clock)
+    budgets = Budgets(config.default_budget_ms, config.max_budget_ms)
+    endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock)
+    servicer = DetectionServicer(service, budgets, metrics, clock)
     reloader = Reloader(
         config.repo,
         service,

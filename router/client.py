@@ -33,6 +33,7 @@ from router.documents import (
 )
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
+from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, Priority
 
 _URN = "urn:paretogate:problem:"
 _OVERLOADED = "overloaded"
@@ -78,10 +79,12 @@ class GatewayClient:
         *,
         budget_ms: float | None = None,
         operating_point: str | None = None,
+        min_accuracy: float | None = None,
+        priority: Priority | None = None,
         request_id: str | None = None,
     ) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        headers = _headers(budget_ms, operating_point, request_id)
+        headers = _headers(budget_ms, operating_point, request_id, min_accuracy, priority)
         try:
             return _answer(self._http.post("/v1/detect", content=frame, headers=headers))
         except httpx.HTTPError as error:
@@ -130,10 +133,12 @@ class AsyncGatewayClient:
         *,
         budget_ms: float | None = None,
         operating_point: str | None = None,
+        min_accuracy: float | None = None,
+        priority: Priority | None = None,
         request_id: str | None = None,
     ) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        headers = _headers(budget_ms, operating_point, request_id)
+        headers = _headers(budget_ms, operating_point, request_id, min_accuracy, priority)
         try:
             return _answer(await self._http.post("/v1/detect", content=frame, headers=headers))
         except httpx.HTTPError as error:
@@ -179,6 +184,8 @@ class GrpcGatewayClient:
         *,
         budget_ms: float | None = None,
         operating_point: str | None = None,
+        min_accuracy: float | None = None,
+        priority: Priority | None = None,
         request_id: str | None = None,
     ) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
@@ -186,8 +193,9 @@ class GrpcGatewayClient:
             image=frame, operating_point=operating_point or "", request_id=request_id or ""
         )
         timeout_s = None if budget_ms is None else budget_ms / 1e3
+        metadata = [(name.lower(), value) for name, value in _wishes(min_accuracy, priority).items()]
         try:
-            response = await self._stub.Detect(request, timeout=timeout_s)
+            response = await self._stub.Detect(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise _grpc_error(error) from error
         return _document(response)
@@ -206,16 +214,25 @@ class GrpcGatewayClient:
 
 
 def _headers(
-    budget_ms: float | None, operating_point: str | None, request_id: str | None
+    budget_ms: float | None,
+    operating_point: str | None,
+    request_id: str | None,
+    min_accuracy: float | None,
+    priority: Priority | None,
 ) -> Mapping[str, str]:
-    headers = {"Content-Type": "application/octet-stream"}
+    headers = {"Content-Type": "application/octet-stream", **_wishes(min_accuracy, priority)}
     if budget_ms is not None:
         headers[BUDGET_HEADER] = f"{budget_ms:.3f}"
     if operating_point is not None:
-        headers["X-Operating-Point"] = operating_point
+        headers[POINT_HEADER] = operating_point
     if request_id is not None:
         headers["X-Request-Id"] = request_id
     return headers
+
+
+def _wishes(min_accuracy: float | None, priority: Priority | None) -> Mapping[str, str]:
+    wishes = {} if min_accuracy is None else {ACCURACY_HEADER: f"{min_accuracy:.6f}"}
+    return wishes if priority is None else {**wishes, PRIORITY_HEADER: priority}
 
 
 def _answer(response: httpx.Response) -> AnswerDocument:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from model_repo.latency import RuntimeName
+from router.budget import MAX_BUDGET_MS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Measure = Literal["auto", "always", "never"]
@@ -29,7 +30,8 @@ class Config(BaseModel):
     threads: cores per inference; workers: requests at work at once, None for one per `threads` cores.
     measure: when to measure the variants again at start (auto: when the manifest's profiles are of another
     environment). max_wait_ms and max_queue bound the queue, see `router.admission`. answer_ms is kept back
-    from every budget for encoding and sending. reload_s: seconds between looks at the manifest, 0 for never.
+    from every budget for encoding and sending; default_budget_ms is for requests that say none, max_budget_ms
+    cuts longer ones. reload_s: seconds between looks at the manifest, 0 for never.
     After a SIGTERM the gateway is not ready but answers for
     drain_delay_s, then finishes what is in flight for up to drain_s.
     """
@@ -52,6 +54,8 @@ class Config(BaseModel):
     max_queue: NonNegativeInt = 64
     max_wait_ms: PositiveFloat = 1000.0
     answer_ms: NonNegativeFloat = 1.0
+    default_budget_ms: PositiveFloat | None = None
+    max_budget_ms: Annotated[float, Field(gt=0.0, le=MAX_BUDGET_MS)] = MAX_BUDGET_MS
     max_bytes: PositiveInt = 16 * 1024 * 1024
     max_pixels: PositiveInt = 40_000_000
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024

@@ -62,6 +62,13 @@ class UnknownOperatingPoint(Rejected):
         self.known = known
 
 
+class UnmeetableAccuracy(Rejected):
+    """No operating point was published with the accuracy that is asked for."""
+
+    slug = "unmeetable-accuracy"
+    title = "No operating point is that accurate"
+
+
 class UnsupportedType(Rejected):
     """The body is not of a type that is decoded here."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import grpc
@@ -22,7 +22,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from router.admission import Shed
-from router.budget import Clock, deadline_of_call
+from router.budget import Budgets, Clock
 from router.errors import RouterError
 from router.execution import Answer
 from router.http_detect import request_id_of
@@ -31,6 +31,7 @@ from router.problems import Problem, internal_problem, problem_of
 from router.service import Service
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
+from router.wishes import Headers, Wishes
 
 _LOG = logging.getLogger(__name__)
 DOMAIN = "paretogate"
@@ -46,6 +47,7 @@ _CODES: Mapping[str, grpc.StatusCode] = {
     "broken-image": grpc.StatusCode.INVALID_ARGUMENT,
     # The status that the transport itself gives a message above its limit.
     "too-large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unmeetable-accuracy": grpc.StatusCode.FAILED_PRECONDITION,
     "unmeetable-budget": grpc.StatusCode.DEADLINE_EXCEEDED,
     "overloaded": grpc.StatusCode.UNAVAILABLE,
     "not-ready": grpc.StatusCode.UNAVAILABLE,
@@ -56,8 +58,9 @@ _CODES: Mapping[str, grpc.StatusCode] = {
 class DetectionServicer(wire_grpc.DetectionServicer):
     """Answer frames over gRPC."""
 
-    def __init__(self, service: Service, metrics: Metrics, clock: Clock) -> None:
-        self._service, self._metrics, self._clock = service, metrics, clock
+    def __init__(self, service: Service, budgets: Budgets, metrics: Metrics, clock: Clock) -> None:
+        self._service, self._budgets = service, budgets
+        self._metrics, self._clock = metrics, clock
 
     async def Detect(
         self, request: wire.DetectRequest, context: grpc.aio.ServicerContext
@@ -67,10 +70,11 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         arrival = self._metrics.arrived("grpc")
         request_id = request_id_of([request.request_id.encode()])
         try:
+            headers = _grouped(context.invocation_metadata())
             answer = await self._service.detect(
                 request.image,
-                deadline_of_call(arrived_ns, context.time_remaining()),
-                request.operating_point or None,
+                self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
+                Wishes.of(headers, operating_point=request.operating_point or None),
                 arrived_ns=arrived_ns,
             )
         except asyncio.CancelledError:
@@ -91,6 +95,14 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         level = logging.WARNING if problem.outcome == "failed" else logging.INFO
         _LOG.log(level, "call %s: %s: %s", request_id, problem.slug, problem.detail)
         return await _abort(context, problem, request_id)
+
+
+def _grouped(metadata: Sequence[tuple[str, str | bytes]] | None) -> Headers:
+    """Return a call's metadata as HTTP's headers are given: lower-case names, all values."""
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in metadata or ():
+        headers.setdefault(name.encode(), []).append(value if isinstance(value, bytes) else value.encode())
+    return headers
 
 
 def code_of(problem: Problem) -> grpc.StatusCode:

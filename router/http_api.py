@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from router import metrics as exposition
-from router.budget import BUDGET_HEADER
+from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, SECONDS_HEADER
 from router.documents import AnswerDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES
-from router.http_detect import ID_HEADER, POINT_HEADER, DetectEndpoint, request_id_of
+from router.http_detect import ID_HEADER, DetectEndpoint, request_id_of
 from router.problems import Problem, internal_problem, problem_of, status_problem
+from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, Priority
 
 DETECT_PATH = "/v1/detect"
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
@@ -133,8 +134,23 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                 " applied: boxes are in the pixels as sent. Scores are aligned across models."
             ),
             "parameters": [
-                _header(BUDGET_HEADER, "Milliseconds from the parsed headers to the answer", "number"),
+                _header(
+                    BUDGET_HEADER,
+                    "Milliseconds from the parsed headers to the answer. The smallest of this,"
+                    f" {GRPC_TIMEOUT_HEADER}, {ENVOY_HEADER} and {SECONDS_HEADER} wins",
+                    "number",
+                ),
                 _header(POINT_HEADER, "A published operating point; without it, the one in force", "string"),
+                _header(
+                    ACCURACY_HEADER,
+                    "The least published mAP, 0 to 1: the one in force or, where that is less accurate, the"
+                    " cheapest operating point that is not. Deadlines still cut stages",
+                    "number",
+                ),
+                {
+                    **_header(PRIORITY_HEADER, "Who waits and is turned away last; normal", "string"),
+                    "schema": {"type": "string", "enum": list(get_args(Priority))},
+                },
                 _header(ID_HEADER, "Echoed; made up when absent", "string"),
             ],
             "requestBody": {

@@ -10,35 +10,36 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from router.admission import Shed
-from router.budget import BUDGET_HEADER, Clock, Deadline, parse_budget_ms
+from router.budget import Budgets, Clock
 from router.encoding import answer_json, server_timing
-from router.errors import MalformedRequest, RouterError
+from router.errors import RouterError
 from router.execution import Answer
 from router.http_body import Bodies, Receive, SenderLeft
 from router.metrics import Arrival, Metrics
 from router.problems import Problem, internal_problem, problem_of
 from router.service import Service
+from router.wishes import Headers, Wishes, only
 
 _LOG = logging.getLogger(__name__)
-POINT_HEADER = "X-Operating-Point"
 ID_HEADER = "X-Request-Id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_BUDGET, _POINT, _ID = (name.lower().encode() for name in (BUDGET_HEADER, POINT_HEADER, ID_HEADER))
+_ID = ID_HEADER.lower().encode()
 
 Scope = MutableMapping[str, Any]  # Any: as ASGI defines its scope
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]  # Any: as ASGI defines its messages
-_Headers = Mapping[bytes, list[bytes]]
 
 
 class DetectEndpoint:
     """Answer frames over HTTP."""
 
-    def __init__(self, service: Service, bodies: Bodies, metrics: Metrics, clock: Clock) -> None:
-        self._service, self._bodies = service, bodies
+    def __init__(
+        self, service: Service, bodies: Bodies, budgets: Budgets, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._service, self._bodies, self._budgets = service, bodies, budgets
         self._metrics, self._clock = metrics, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,17 +72,16 @@ class DetectEndpoint:
             body = answer_json(answer, request_id)
             await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
 
-    async def _answer(self, headers: _Headers, receive: Receive, arrived_ns: int) -> Answer | Shed:
-        budget_ms = parse_budget_ms(headers.get(_BUDGET, []))
-        deadline = Deadline.none() if budget_ms is None else Deadline.after(arrived_ns, budget_ms)
-        point = _single(headers, _POINT, POINT_HEADER)
-        kind = _single(headers, b"content-type", "Content-Type") or ""
+    async def _answer(self, headers: Headers, receive: Receive, arrived_ns: int) -> Answer | Shed:
+        deadline = self._budgets.deadline(headers, arrived_ns)
+        wishes = Wishes.of(headers)
+        kind = only(headers, "Content-Type") or ""
         length = headers.get(b"content-length")
         frame = await self._bodies.read(kind.encode("latin-1"), length[0] if length else None, receive)
         if isinstance(frame, Shed):
             return frame
         return await _unless_sender_leaves(
-            self._service.detect(frame, deadline, point, arrived_ns=arrived_ns), receive
+            self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns), receive
         )
 
     async def _refuse(self, problem: Problem, arrival: Arrival, request_id: str, send: Send) -> None:
@@ -105,7 +105,7 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-def request_id_of(values: list[bytes]) -> str:
+def request_id_of(values: Sequence[bytes]) -> str:
     """Return the sender's request id if it is one plain word, otherwise a new one."""
     if len(values) == 1:
         text = values[0].decode("latin-1")
@@ -114,20 +114,11 @@ def request_id_of(values: list[bytes]) -> str:
     return uuid.uuid4().hex
 
 
-def _group(raw: list[tuple[bytes, bytes]]) -> _Headers:
+def _group(raw: list[tuple[bytes, bytes]]) -> Headers:
     headers: dict[bytes, list[bytes]] = {}
     for name, value in raw:
         headers.setdefault(name, []).append(value)
     return headers
-
-
-def _single(headers: _Headers, name: bytes, shown: str) -> str | None:
-    values = headers.get(name)
-    if not values:
-        return None
-    if len(values) > 1:
-        raise MalformedRequest(f"{shown} stands {len(values)} times, expected once")
-    return values[0].decode("latin-1")
 
 
 async def _unless_sender_leaves(work: Awaitable[Answer | Shed], receive: Receive) -> Answer | Shed:

@@ -22,6 +22,7 @@ from router.errors import (
     TooLarge,
     Unavailable,
     UnknownOperatingPoint,
+    UnmeetableAccuracy,
     UnmeetableBudget,
     UnsupportedType,
 )
@@ -37,6 +38,7 @@ _STATUS: tuple[tuple[type[RouterError], int], ...] = (
     (TooLarge, 413),
     (UnsupportedType, 415),
     (BrokenImage, 422),
+    (UnmeetableAccuracy, 422),
     (UnmeetableBudget, 422),
     (Rejected, 400),
     (Unavailable, 503),

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,8 @@ from router.execution import Answer, Job, Worked
 from router.metrics import Metrics, State
 from router.planner import DECODE, Refusal
 from router.serving import Serving
-from router.workers import PoolClosed, Ticket, WorkerPool
+from router.wishes import Priority, Wishes
+from router.workers import Order, PoolClosed, Ticket, WorkerPool
 
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
@@ -97,19 +99,19 @@ class Service:
         self._accepting = False
 
     async def detect(
-        self, frame: bytes, deadline: Deadline, operating_point: str | None, *, arrived_ns: int
+        self, frame: bytes, deadline: Deadline, wishes: Wishes, *, arrived_ns: int
     ) -> Answer | Shed:
         """Answer an encoded frame, or shed it because of load.
 
-        operating_point: a published name, None for the one in force. arrived_ns: when the request's clock
-        started. Raises UnknownOperatingPoint, UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge
-        when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the call drops
-        the work if it is queued; a running inference is not taken back.
+        arrived_ns: when the request's clock started. Raises UnknownOperatingPoint, UnmeetableAccuracy,
+        UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge when the request is at fault, NotReady or
+        EngineFailed when the gateway is. Cancelling the call drops the work if it is queued; a running
+        inference is not taken back.
         """
         serving = self._serving
         serving.inside += 1
         try:
-            return await self._detect(serving, frame, deadline, operating_point, arrived_ns)
+            return await self._detect(serving, frame, deadline, wishes, arrived_ns)
         finally:
             serving.inside -= 1
 
@@ -118,32 +120,33 @@ class Service:
         serving: Serving,
         frame: bytes,
         deadline: Deadline,
-        operating_point: str | None,
+        wishes: Wishes,
         arrived_ns: int,
     ) -> Answer | Shed:
         policies, pool = serving.policies, self._pool
         now_ns = self._clock.now_ns()
         first = serving.home.plan.stages[0].variant
         in_force = policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
-        point = serving.point(in_force if operating_point is None else operating_point)
+        point = serving.wished(wishes, in_force)
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
+        order = (get_args(Priority).index(wishes.priority), order_ns)
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
         if left_ms < math.inf:
-            wait_ms = self._limiter.wait_ms(pool.ahead_of(order_ns), busy)
+            wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy)
             refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
             if refusal is not None:
                 return self._refuse(refusal)
-        permit = self._limiter.acquire()
+        permit = self._limiter.acquire(wishes.priority)
         if isinstance(permit, Shed):
             return permit
         job = Job(frame, deadline, point, arrived_ns, now_ns)
-        return self._conclude(serving, await self._work(serving, job, order_ns, permit))
+        return self._conclude(serving, await self._work(serving, job, order, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
         """Run the cheapest model once in a worker; return and remember whether the engine is well."""
         executor = self._serving.executor
         try:
-            await self._pool.submit(lambda _: executor.probe(image), 0).result
+            await self._pool.submit(lambda _: executor.probe(image), (0, 0)).result
         except EngineError as error:
             _LOG.warning("the engine does not answer: %s", error)
             self._health.failed()
@@ -184,12 +187,12 @@ class Service:
             f"{refusal.left_ms:.1f} ms are left, the fastest plan needs {refusal.needed_ms:.1f} ms now"
         )
 
-    async def _work(self, serving: Serving, job: Job, order_ns: int, permit: Permit) -> Worked:
+    async def _work(self, serving: Serving, job: Job, order: Order, permit: Permit) -> Worked:
         def run(ticket: Ticket[Worked]) -> Worked:
             return serving.executor.run(job, lambda: ticket.cancelled)
 
         try:
-            ticket = self._pool.submit(run, order_ns)
+            ticket = self._pool.submit(run, order)
         except PoolClosed as error:
             permit.release()
             raise NotReady("the gateway is shutting down") from error

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from model_repo.frontier import Frontier
+from model_repo.frontier import Frontier, Plan, SplitName
 from model_repo.publish import Repository
 from router.controller import Controller
 from router.drift import EscalationRate, LatencyAlarm, SlowDown
 from router.engines import Fleet, ServedPoint
-from router.errors import UnknownOperatingPoint
+from router.errors import UnknownOperatingPoint, UnmeetableAccuracy
 from router.execution import Executor, StageRun
 from router.planner import Planner
+from router.wishes import ACCURACY_HEADER, Wishes
+
+_SPLITS: tuple[SplitName, ...] = ("test", "valid", "calibration", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,34 @@ class Serving:
             raise UnknownOperatingPoint(name, tuple(self._points))
         return point
 
+    def wished(self, wishes: Wishes, in_force: str) -> ServedPoint:
+        """Return the point that a request names, or the one in force; with a least accuracy, the one in force
+        where it is accurate enough, else the cheapest that is.
+
+        Raises UnknownOperatingPoint, or UnmeetableAccuracy, which names the most accurate.
+        """
+        if wishes.operating_point is not None:
+            return self.point(wishes.operating_point)
+        point = self.point(in_force)
+        if wishes.min_map is None or published_map(point.plan) >= wishes.min_map:
+            return point
+        enough = [other for other in self.fleet.points if published_map(other.plan) >= wishes.min_map]
+        if not enough:
+            best = max(self.fleet.points, key=lambda other: published_map(other.plan))
+            raise UnmeetableAccuracy(
+                f"{ACCURACY_HEADER}: {wishes.min_map} is asked for; the most accurate operating point is"
+                f" {best.name} with {published_map(best.plan):.4f}"
+            )
+        return min(enough, key=lambda other: other.plan.mean_ms)
+
     def baseline_ms(self, stage: StageRun) -> tuple[float, float]:
         """Return the mean and the median that a stage's profile says for as many workers as were busy."""
         baselines = self._baselines[stage.variant]
         _, mean_ms, median_ms = next((b for b in baselines if b[0] >= stage.busy), baselines[-1])
         return mean_ms, median_ms
+
+
+def published_map(plan: Plan) -> float:
+    """Return a plan's published mAP, of test where it was scored there; 0 when it was never scored."""
+    by_split = {accuracy.split: accuracy.map for accuracy in plan.accuracy}
+    return next((by_split[split] for split in _SPLITS if split in by_split), 0.0)

@@ -1,8 +1,8 @@
-"""Threads that take queued work in the order of its deadlines, so that the event loop only waits.
+"""Threads that take queued work in order of priority and deadline, so that the event loop only waits.
 
 One request is one piece of work: decoding, resizing, inference and suppression happen in one thread without
 a hop between them. Earliest deadline first is the order that misses fewest deadlines while there is
-capacity; admission keeps the queue short enough that it is worth ordering.
+capacity; admission keeps the queue short enough that it is worth ordering. Priorities come before deadlines.
 """
 
 from __future__ import annotations
@@ -68,13 +68,16 @@ class Ticket(Generic[T]):
             self.result.set_exception(error)
 
 
-# Deadline, number (so that equal deadlines keep their order), ticket; a queue holds tickets of every type,
-# and what a ticket's own type is concerns only whoever submitted it.
-_Entry = tuple[int, int, Ticket[Any]]  # Any: see above
+Order = tuple[int, int]
+"""Rank of the priority, 0 first, and the deadline in nanoseconds."""
+
+# Order, number (so that equal ones stay in line), ticket; a queue holds tickets of every type, and what a
+# ticket's own type is concerns only whoever submitted it.
+_Entry = tuple[Order, int, Ticket[Any]]  # Any: see above
 
 
 class WorkerPool:
-    """A fixed number of threads over one queue ordered by deadline."""
+    """A fixed number of threads over one queue ordered by priority and deadline."""
 
     def __init__(self, threads: int) -> None:
         self._size = threads
@@ -111,18 +114,18 @@ class WorkerPool:
         """Return whether every thread runs."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def ahead_of(self, order_ns: int) -> int:
-        """Return how many queued pieces would be taken before new work with this deadline."""
+    def ahead_of(self, order: Order) -> int:
+        """Return how many queued pieces would be taken before new work of this order."""
         with self._ready:
-            return sum(order <= order_ns and not ticket.cancelled for order, _, ticket in self._queue)
+            return sum(other <= order and not ticket.cancelled for other, _, ticket in self._queue)
 
-    def submit(self, work: Callable[[Ticket[T]], T], order_ns: int) -> Ticket[T]:
-        """Queue work, earliest `order_ns` first; call on the event loop. Raises PoolClosed."""
+    def submit(self, work: Callable[[Ticket[T]], T], order: Order) -> Ticket[T]:
+        """Queue work, lowest `order` first; call on the event loop. Raises PoolClosed."""
         ticket = Ticket(self, work)
         with self._ready:
             if self._closed:
                 raise PoolClosed("the worker pool is closed")
-            entry: _Entry = (order_ns, next(self._numbers), ticket)
+            entry: _Entry = (order, next(self._numbers), ticket)
             heapq.heappush(self._queue, entry)
             self._ready.notify()
         return ticket

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.bootstrap import build
 from router.budget import Deadline
 from router.config import Config
+from router.wishes import Wishes
 from tests.fakes import FakeEngine, encode_image, squares_frame, tiny_repository
 
 
@@ -27,7 +28,7 @@ def exposed_metrics(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
         metrics, now_ns = gateway.metrics, time.monotonic_ns()
         frame = encode_image(squares_frame([]))
         deadline = Deadline.after(now_ns, 60_000.0)
-        asyncio.run(gateway.service.detect(frame, deadline, "balanced", arrived_ns=now_ns))
+        asyncio.run(gateway.service.detect(frame, deadline, Wishes("balanced"), arrived_ns=now_ns))
         metrics.arrived("http").end("shed", "overloaded")
         metrics.answered("fast", "tiny-0", total_ms=3.0, queue_ms=0.1, decode_ms=0.5, left_ms=-1.0)
         metrics.cut("tiny-1", "deadline")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.admission import Limiter, LittleLimit, Permit, Shed
+from router.wishes import Priority
 
 
 def limit_of(**changes: float) -> LittleLimit:
@@ -63,6 +64,17 @@ def test_requests_above_the_limit_are_shed_until_one_leaves() -> None:
     first.release(10.0)
     assert isinstance(limiter.acquire(), Permit)
     assert limiter.inside == 2
+
+
+def test_low_priority_fills_only_a_part_of_the_queue() -> None:
+    """When requests of low priority are shed others are still let in, the high ones last of all."""
+    limiter = Limiter(limit_of(max_queue=10), workers=2)
+    order: tuple[Priority, ...] = ("low", "normal", "high")
+    let_in = dict.fromkeys(order, 0)
+    for priority in order:
+        while isinstance(limiter.acquire(priority), Permit):
+            let_in[priority] += 1
+    assert let_in == {"low": 2 + 5, "normal": 4, "high": 1}
 
 
 def test_a_permit_is_given_back_once() -> None:

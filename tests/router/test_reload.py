@@ -15,6 +15,7 @@ from router.bootstrap import Gateway
 from router.budget import Deadline
 from router.errors import EngineFailed
 from router.execution import Answer
+from router.wishes import Wishes
 from tests.fakes import FakeClock, FakeEngine, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
 from tests.router.test_service import Held
@@ -44,7 +45,7 @@ def gateway(bench: Bench, published: Repository, engine: FakeEngine, clock: Fake
 
 
 async def ask(gateway: Gateway, frame: bytes, point: str | None = None) -> Answer:
-    answer = await gateway.service.detect(frame, Deadline.none(), point, arrived_ns=0)
+    answer = await gateway.service.detect(frame, Deadline.none(), Wishes(point), arrived_ns=0)
     assert isinstance(answer, Answer)
     return answer
 

@@ -23,10 +23,12 @@ from router.errors import (
     NotReady,
     TooLarge,
     UnknownOperatingPoint,
+    UnmeetableAccuracy,
     UnmeetableBudget,
     UnsupportedType,
 )
 from router.execution import Answer
+from router.wishes import Wishes
 from tests.fakes import FakeClock, FakeEngine, encode_image, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
 
@@ -60,11 +62,12 @@ async def ask(
     budget_ms: float | None = None,
     point: str | None = None,
     *,
+    min_map: float | None = None,
     now_ns: int = 0,
 ) -> Answer | Shed:
     """Ask the service at `now_ns`."""
     deadline = Deadline.none() if budget_ms is None else Deadline.after(now_ns, budget_ms)
-    return await gateway.service.detect(frame, deadline, point, arrived_ns=now_ns)
+    return await gateway.service.detect(frame, deadline, Wishes(point, min_map), arrived_ns=now_ns)
 
 
 async def answer(
@@ -330,6 +333,17 @@ async def test_an_engine_that_uses_up_the_budget_is_load(bench: Bench, frame: by
         bench(FakeEngine(rows={"tiny-0": slow}), clock=clock), frame, 50.0, "fast", now_ns=clock.now_ns()
     )
     assert isinstance(shed, Shed)
+
+
+async def test_a_least_accuracy_chooses_the_cheapest_point_that_has_it(bench: Bench, frame: bytes) -> None:
+    """The point in force if it is accurate enough, else the cheapest that is; more than there is: refused."""
+    gateway = bench(operating_point="fast")
+    for least, expected in ((0.4, "fast"), (0.55, "accurate")):
+        found = await ask(gateway, frame, min_map=least)
+        assert isinstance(found, Answer)
+        assert found.operating_point == expected
+    with pytest.raises(UnmeetableAccuracy, match=r"with 0\.6"):
+        await ask(gateway, frame, min_map=0.7)
 
 
 async def test_bad_frames_are_the_senders_fault(bench: Bench, frame: bytes) -> None:

@@ -44,7 +44,7 @@ async def began(gate: Gate) -> None:
 
 async def test_work_runs_in_another_thread_and_its_result_comes_back(pool: WorkerPool) -> None:
     """The event loop's thread does no work."""
-    thread = await pool.submit(lambda _: threading.current_thread().name, 0).result
+    thread = await pool.submit(lambda _: threading.current_thread().name, (0, 0)).result
     assert thread == "worker-0"
 
 
@@ -55,47 +55,63 @@ async def test_an_exception_comes_back_and_the_worker_lives_on(pool: WorkerPool)
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await pool.submit(fail, 0).result
-    assert await pool.submit(lambda _: 3, 0).result == 3
+        await pool.submit(fail, (0, 0)).result
+    assert await pool.submit(lambda _: 3, (0, 0)).result == 3
     assert pool.alive
 
 
 async def test_the_earliest_deadline_goes_first(pool: WorkerPool) -> None:
     """Queued work is taken by deadline, equal deadlines in the order of arrival."""
     gate = Gate()
-    holding = pool.submit(gate, 0)
+    holding = pool.submit(gate, (0, 0))
     await began(gate)
     order: list[str] = []
     tickets = [
-        pool.submit(lambda _, name=name: order.append(name), deadline)  # type: ignore[misc]  # mypy loses T here
+        pool.submit(lambda _, name=name: order.append(name), (0, deadline))  # type: ignore[misc]  # mypy loses T here
         for name, deadline in (("late", 30), ("soon", 10), ("also soon", 10), ("between", 20))
     ]
     assert pool.waiting == 4
-    assert pool.ahead_of(10) == 2
+    assert pool.ahead_of((0, 10)) == 2
     gate.open()
     await asyncio.gather(holding.result, *(ticket.result for ticket in tickets))
     assert order == ["soon", "also soon", "between", "late"]
 
 
+async def test_priority_goes_before_deadlines(pool: WorkerPool) -> None:
+    """Work of a higher priority is taken first, however late its deadline."""
+    gate = Gate()
+    holding = pool.submit(gate, (0, 0))
+    await began(gate)
+    ran: list[str] = []
+    tickets = [
+        pool.submit(lambda _, name=name: ran.append(name), rank)  # type: ignore[misc]  # mypy loses T here
+        for name, rank in (("low", (2, 1)), ("normal", (1, 5)), ("high", (0, 99)))
+    ]
+    assert pool.ahead_of((1, 7)) == 2
+    gate.open()
+    await asyncio.gather(holding.result, *(ticket.result for ticket in tickets))
+    assert ran == ["high", "normal", "low"]
+
+
 async def test_queued_work_can_be_dropped(pool: WorkerPool) -> None:
     """Cancelled work that has not begun never runs and does not count as waiting."""
     gate = Gate()
-    holding = pool.submit(gate, 0)
+    holding = pool.submit(gate, (0, 0))
     await began(gate)
     ran: list[int] = []
-    queued = pool.submit(lambda _: ran.append(1), 1)
+    queued = pool.submit(lambda _: ran.append(1), (0, 1))
     assert queued.cancel()
-    assert (pool.waiting, pool.ahead_of(5)) == (0, 0)
+    assert (pool.waiting, pool.ahead_of((0, 5))) == (0, 0)
     gate.open()
     await holding.result
-    await pool.submit(lambda _: None, 2).result
+    await pool.submit(lambda _: None, (0, 2)).result
     assert ran == []
 
 
 async def test_running_work_is_not_taken_back_but_told(pool: WorkerPool) -> None:
     """Work that has begun ends by itself and can see that it was cancelled."""
     gate = Gate()
-    running = pool.submit(gate, 0)
+    running = pool.submit(gate, (0, 0))
     await began(gate)
     assert not running.cancel()
     gate.open()
@@ -105,8 +121,8 @@ async def test_running_work_is_not_taken_back_but_told(pool: WorkerPool) -> None
 async def test_a_closed_pool_finishes_its_queue_and_takes_no_more() -> None:
     """Closing lets queued work finish; later work is refused."""
     pool = WorkerPool(2)
-    tickets = [pool.submit(lambda _: 1, index) for index in range(20)]
+    tickets = [pool.submit(lambda _: 1, (0, index)) for index in range(20)]
     await asyncio.to_thread(pool.close)
     assert sum([await ticket.result for ticket in tickets]) == 20
     with pytest.raises(PoolClosed):
-        pool.submit(lambda _: 1, 0)
+        pool.submit(lambda _: 1, (0, 0))

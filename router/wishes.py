@@ -1,0 +1,63 @@
+"""What a request may ask for beside an answer: an operating point or a least accuracy, and a priority."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from router.errors import MalformedRequest
+
+POINT_HEADER = "X-Operating-Point"
+ACCURACY_HEADER = "X-Min-Accuracy"
+PRIORITY_HEADER = "X-Priority"
+Priority = Literal["high", "normal", "low"]
+Headers = Mapping[bytes, Sequence[bytes]]
+"""Header values by lower-case name."""
+
+_SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """A request's wishes; None where it leaves the choice to the gateway.
+
+    min_map: the least published mAP of the plan, a fraction. priority: who is queued and let in first.
+    """
+
+    operating_point: str | None = None
+    min_map: float | None = None
+    priority: Priority = "normal"
+
+    @classmethod
+    def of(cls, headers: Headers, *, operating_point: str | None = None) -> Wishes:
+        """Read the wishes of a request; `operating_point` is one that was said elsewhere.
+
+        Raises MalformedRequest, which names the header.
+        """
+        point = only(headers, POINT_HEADER) if operating_point is None else operating_point
+        accuracy = only(headers, ACCURACY_HEADER)
+        if accuracy is not None and not _SHARE.fullmatch(accuracy):
+            raise MalformedRequest(f"{ACCURACY_HEADER}: {accuracy[:40]!r} is not a decimal between 0 and 1")
+        if accuracy is not None and point is not None:
+            raise MalformedRequest(f"{ACCURACY_HEADER} and {POINT_HEADER} exclude each other")
+        priority = only(headers, PRIORITY_HEADER)
+        known = {name: name for name in get_args(Priority)}
+        if priority is not None and priority not in known:
+            raise MalformedRequest(f"{PRIORITY_HEADER}: {priority[:40]!r} is none of {', '.join(known)}")
+        return cls(
+            point,
+            None if accuracy is None else float(accuracy),
+            "normal" if priority is None else known[priority],
+        )
+
+
+def only(headers: Headers, name: str) -> str | None:
+    """Return a header's value, None without it; raises MalformedRequest when it stands more than once."""
+    values = headers.get(name.lower().encode())
+    if not values:
+        return None
+    if len(values) > 1:
+        raise MalformedRequest(f"{name} stands {len(values)} times, expected once")
+    return values[0].decode("latin-1").strip()
