@@ -17,6 +17,7 @@ from model_repo.alignment import Alignment, Unit
 from model_repo.escalation import GainModel
 from model_repo.fusion import Fusion
 from model_repo.latency import Environment, Histogram, LatencyProfile, Precision, RuntimeName
+from model_repo.reference import TRACKED, Reference
 from model_repo.value import Value
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -253,6 +254,7 @@ class Frontier(Value):
     """The manifest: everything that search publishes and the router serves.
 
     `decode` is the cost of decoding one of the data set's frames, measured where the variants were.
+    `references` are of the variants that a plan asks first, on the plans' runtime.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -262,6 +264,7 @@ class Frontier(Value):
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     plans: Annotated[tuple[Plan, ...], Field(min_length=1)]
     operating_points: Annotated[tuple[OperatingPoint, ...], Field(min_length=1)]
+    references: tuple[Reference, ...] = ()
 
     @model_validator(mode="after")
     def _refers_to_what_it_has(self) -> Self:
@@ -269,6 +272,7 @@ class Frontier(Value):
             ("variant", [variant.name for variant in self.variants]),
             ("plan", [plan.name for plan in self.plans]),
             ("operating point", [point.name for point in self.operating_points]),
+            ("reference", [reference.variant for reference in self.references]),
         ):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
@@ -287,6 +291,11 @@ class Frontier(Value):
         for point in self.operating_points:
             if point.plan not in plans:
                 raise ValueError(f"operating point {point.name!r} asks for the unknown plan {point.plan!r}")
+        for reference in self.references:
+            if reference.variant not in variants:
+                raise ValueError(f"reference of the unknown variant {reference.variant!r}")
+            if len(reference.mean) != len(TRACKED) + len(self.dataset.classes):
+                raise ValueError(f"reference of {reference.variant!r} has not one mean per class")
         for variant in self.variants:
             for measurement in variant.measurements:
                 if len(measurement.alignment.curves) != len(self.dataset.classes):

@@ -65,6 +65,9 @@ def command(
     triton_runs: Annotated[
         str, _option("triton_runs", "What Triton's repository was rendered for", "Engine")
     ] = _DEFAULT["triton_runs"],
+    drift_interval_s: Annotated[
+        float, _option("drift_interval_s", "Between looks at a variant's answers for drift", "Models")
+    ] = _DEFAULT["drift_interval_s"],
     engine_timeout_s: Annotated[
         float, _option("engine_timeout_s", "Longest wait for one inference", "Engine")
     ] = _DEFAULT["engine_timeout_s"],

@@ -28,7 +28,7 @@ from router.budget import Budgets, Clock, MonotonicClock
 from router.config import Config
 from router.controller import Controller, Rung
 from router.documents import PointsDocument
-from router.drift import EscalationRate, LatencyAlarm, SlowDown
+from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
 from router.encoding import describe_points
 from router.engines import EngineHealth, Fleet, StartupError, difference, load_fleet, measure_fleet, warm
 from router.execution import Executor
@@ -168,6 +168,13 @@ def _serving(
         slow_down=slow_down,
         alarm=LatencyAlarm(),
         escalations=EscalationRate(),
+        drift=DistributionDrift(
+            frontier.references,
+            fleet.plans,
+            fleet.classes,
+            clock,
+            interval_s=config.drift_interval_s,
+        ),
     )
     executor = Executor(
         fleet,
@@ -176,6 +183,7 @@ def _serving(
         clock,
         FrameLimits(config.max_bytes, config.max_pixels),
         lambda: pool.busy,
+        policies.drift.due,
         engine_timeout_s=config.engine_timeout_s,
     )
     return Serving(repository, fleet, executor, policies)

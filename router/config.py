@@ -32,6 +32,7 @@ class Config(BaseModel):
     environment). max_wait_ms and max_queue bound the queue, see `router.admission`. answer_ms is kept back
     from every budget for encoding and sending; default_budget_ms is for requests that say none, max_budget_ms
     cuts longer ones. reload_s: seconds between looks at the manifest, 0 for never.
+    drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.
     After a SIGTERM the gateway is not ready but answers for
     drain_delay_s, then finishes what is in flight for up to drain_s.
     """
@@ -62,6 +63,7 @@ class Config(BaseModel):
     body_timeout_s: PositiveFloat = 10.0
     engine_timeout_s: PositiveFloat = 10.0
     reload_s: NonNegativeFloat = 2.0
+    drift_interval_s: NonNegativeFloat = 0.2
     drain_delay_s: NonNegativeFloat = 0.0
     drain_s: PositiveFloat = 20.0
     log_level: LogLevel = "info"

@@ -1,18 +1,25 @@
-"""What serving shows against what was measured: the slow-down, the latency alarm, the escalation rate.
+"""What serving shows against what was measured: latencies, escalation rates, and what frames look like.
 
-Two questions, kept apart on purpose. `SlowDown` asks how fast the machine is just now and is used for
+Three questions, kept apart on purpose. `SlowDown` asks how fast the machine is just now and is used for
 decisions; it follows quickly and forgets. `LatencyAlarm` asks whether the stored baseline still holds and is
 meant for people; it looks at medians of many raw measurements and is not fooled by a busy second.
+`DistributionDrift` asks whether frames and answers are still like those of calibration, on which alignments,
+thresholds and certificates rest; while it rings, certificates are void.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
+
+from model_repo.frontier import Plan
+from model_repo.reference import TRACKED, Cusum, Reference
 from router.budget import Clock
 
 
@@ -115,3 +122,97 @@ class EscalationRate:
     def shares(self) -> Mapping[str, float]:
         """Return the share of every plan that has decided at least once."""
         return {plan: share for plan, (_, share) in self._shares.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something watched: a feature or a class of a variant's answers, or a plan's share of escalations.
+
+    height: how far its sum has come, 1 where it rings.
+    """
+
+    subject: str
+    name: str
+    height: float
+    rings: bool
+
+
+ESCALATIONS = "escalations"
+# Of a plan that sent next to nothing on in calibration, or next to everything.
+_LEAST_SHARE = 0.02
+
+
+class _Watch:
+    """Sums of one variant's or plan's numbers, fed at most once per interval."""
+
+    def __init__(
+        self, names: tuple[str, ...], mean: NDArray[np.float64], spread: NDArray[np.float64]
+    ) -> None:
+        self.names = names
+        self.sums = Cusum(mean, spread)
+        self.due_ns = 0
+
+
+class DistributionDrift:
+    """Watch the first answers of plans and the plans' decisions against calibration.
+
+    interval_s: neighbouring frames of a camera are nearly one frame, so that a variant or plan is looked at
+    no more often than this. Written on the event loop; `due` may be asked from any thread.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[Reference],
+        plans: Sequence[Plan],
+        classes: tuple[str, ...],
+        clock: Clock,
+        *,
+        interval_s: float = 0.2,
+    ) -> None:
+        self._clock, self._interval_ns = clock, round(interval_s * 1e9)
+        names = (*TRACKED, *(f"class {name}" for name in classes))
+        self._variants = {
+            reference.variant: _Watch(names, np.asarray(reference.mean), np.asarray(reference.spread))
+            for reference in references
+        }
+        self._plans: dict[str, _Watch] = {}
+        for plan in plans:
+            if len(plan.stages) > 1 and plan.accuracy:
+                share = min(max(plan.accuracy[0].escalated[0], _LEAST_SHARE), 1.0 - _LEAST_SHARE)
+                spread = math.sqrt(share * (1.0 - share))
+                self._plans[plan.name] = _Watch((ESCALATIONS,), np.array([share]), np.array([spread]))
+
+    def due(self, variant: str) -> bool:
+        """Return whether an answer of this variant would be looked at now."""
+        watch = self._variants.get(variant)
+        return watch is not None and self._clock.now_ns() >= watch.due_ns
+
+    def observe(self, variant: str, observed: NDArray[np.float64]) -> None:
+        """Note an answer of a variant as `model_repo.reference.observation` describes it."""
+        self._feed(self._variants.get(variant), observed)
+
+    def decided(self, plan: str, escalated: bool) -> None:
+        """Note a decision of a plan's first rule."""
+        self._feed(self._plans.get(plan), np.array([float(escalated)]))
+
+    def _feed(self, watch: _Watch | None, values: NDArray[np.float64]) -> None:
+        now_ns = self._clock.now_ns()
+        if watch is not None and now_ns >= watch.due_ns:
+            watch.due_ns = now_ns + self._interval_ns
+            watch.sums.observe(values)
+
+    def voids(self, plan: Plan) -> bool:
+        """Return whether a plan's certificate does not hold at present."""
+        watches = (self._variants.get(plan.stages[0].variant), self._plans.get(plan.name))
+        return any(watch is not None and bool(watch.sums.ringing.any()) for watch in watches)
+
+    def signals(self) -> tuple[Signal, ...]:
+        """Return everything that is watched."""
+        return tuple(
+            Signal(subject, name, float(height), bool(rings))
+            for watches in (self._variants, self._plans)
+            for subject, watch in watches.items()
+            for name, height, rings in zip(
+                watch.names, watch.sums.height.tolist(), watch.sums.ringing.tolist(), strict=True
+            )
+        )

@@ -17,6 +17,7 @@ from model_repo.escalation import CompiledGain, features
 from model_repo.frame import FrameLimits, decode
 from model_repo.frontier import Certificate, Plan
 from model_repo.fusion import fuse
+from model_repo.reference import observation
 from model_repo.runtime.engine import Engine, EngineError, EngineTimeout, Tensors, answer_frame
 from router.budget import Clock, Deadline
 from router.engines import Fleet, ServedPoint
@@ -73,12 +74,14 @@ class Job:
 class Worked:
     """What a worker made of a job and how long it was held; `result` is None when the sender had left.
 
-    engine_error: why a later stage did not run, when the answer does without it.
+    engine_error: why a later stage did not run, when the answer does without it. observed: what is watched of
+    the first stage's answer, None when it was not its turn.
     """
 
     result: Answer | Refusal | None
     service_ms: float
     engine_error: EngineError | None = None
+    observed: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +93,14 @@ class _Staged:
     escalated: bool | None
     cut: Cut | None
     engine_error: EngineError | None
+    observed: NDArray[np.float64] | None
 
 
 class Executor:
     """Run jobs on one engine; called from worker threads, several at once.
 
-    busy: tells how many workers are at work, the asking one included.
+    busy: tells how many workers are at work, the asking one included. watched: tells whether an answer of a
+    variant is to be described for drift.
     """
 
     def __init__(
@@ -106,11 +111,12 @@ class Executor:
         clock: Clock,
         limits: FrameLimits,
         busy: Callable[[], int],
+        watched: Callable[[str], bool],
         *,
         engine_timeout_s: float,
     ) -> None:
         self._fleet, self._engine, self._planner = fleet, engine, planner
-        self._clock, self._limits, self._busy = clock, limits, busy
+        self._clock, self._limits, self._busy, self._watched = clock, limits, busy, watched
         self._engine_timeout_s = engine_timeout_s
         self._rules: Mapping[tuple[str, int], tuple[CompiledGain, float]] = {
             (plan.name, index): (stage.rule.gain.compiled(), stage.rule.threshold)
@@ -128,8 +134,11 @@ class Executor:
         Raises FrameError on a frame that cannot be used and EngineError when the first stage does not run.
         """
         began_ns = self._clock.now_ns()
-        result, engine_error = self._answer(job, cancelled, began_ns)
-        return Worked(result, (self._clock.now_ns() - began_ns) / 1e6, engine_error)
+        result, staged = self._answer(job, cancelled, began_ns)
+        service_ms = (self._clock.now_ns() - began_ns) / 1e6
+        if staged is None:
+            return Worked(result, service_ms)
+        return Worked(result, service_ms, staged.engine_error, staged.observed)
 
     def probe(self, image: NDArray[np.uint8]) -> None:
         """Run the cheapest plan's first stage once; raises EngineError when it does not run."""
@@ -139,7 +148,7 @@ class Executor:
 
     def _answer(
         self, job: Job, cancelled: Callable[[], bool], began_ns: int
-    ) -> tuple[Answer | Refusal | None, EngineError | None]:
+    ) -> tuple[Answer | Refusal | None, _Staged | None]:
         deadline, asked = job.deadline, job.point.plan.name
         # The wait is over and may have been longer than predicted: ask again before anything is spent.
         refusal = self._planner.admit(asked, deadline.left_ms(began_ns), 0.0, self._busy())
@@ -171,7 +180,7 @@ class Executor:
             total_ms=(ended_ns - job.arrived_ns) / 1e6,
             left_ms=deadline.left_ms(ended_ns),
         )
-        return answer, staged.engine_error
+        return answer, staged
 
     def _stages(
         self, plan: Plan, image: NDArray[np.uint8], deadline: Deadline, cancelled: Callable[[], bool]
@@ -183,6 +192,7 @@ class Executor:
         escalated: bool | None = None
         cut: Cut | None = None
         engine_error: EngineError | None = None
+        observed: NDArray[np.float64] | None = None
         for index, stage in enumerate(plan.stages):
             if cancelled():
                 return None
@@ -210,11 +220,15 @@ class Executor:
             in_hand = aligned.top() if in_hand is None else fuse(in_hand, aligned, plan.fusion)
             runs.append(StageRun(stage.variant, (self._clock.now_ns() - began_ns) / 1e6, busy))
             rule = self._rules.get((plan.name, index))
-            if rule is not None:
+            watched = index == 0 and self._watched(stage.variant)
+            described = features(aligned, image) if watched or rule is not None else None
+            if watched and described is not None:
+                observed = observation(described, aligned, len(self._fleet.classes))
+            if rule is not None and described is not None:
                 gain, threshold = rule
-                go_on = bool(gain.predict(features(aligned, image)[None])[0] >= threshold)
+                go_on = bool(gain.predict(described[None])[0] >= threshold)
                 escalated = go_on if escalated is None else escalated
                 if not go_on:
                     break
         assert in_hand is not None, "a plan has at least one stage"
-        return _Staged(in_hand, tuple(runs), escalated, cut, engine_error)
+        return _Staged(in_hand, tuple(runs), escalated, cut, engine_error, observed)

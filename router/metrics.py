@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from model_repo.frontier import Plan
+from router.drift import Signal
 
 Protocol = Literal["http", "grpc"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
@@ -44,6 +45,8 @@ class State:
     escalated: tuple[tuple[str, float], ...]
     drifting: frozenset[str]
     variants: tuple[str, ...]
+    signals: tuple[Signal, ...]
+    certified: tuple[tuple[str, bool], ...]
 
 
 class Arrival:
@@ -263,3 +266,24 @@ class _StateCollector(Collector):
         for variant in state.variants:
             drift.add_metric([variant], float(variant in state.drifting))
         yield drift
+        height = GaugeMetricFamily(
+            "paretogate_drift_height",
+            "How far frames, answers or escalations are from calibration's, 1 where it is an alarm",
+            labels=["subject", "signal"],
+        )
+        alarm = GaugeMetricFamily(
+            "paretogate_drift_alarm",
+            "1 where frames, answers or escalations are not like calibration's",
+            labels=["subject", "signal"],
+        )
+        for signal in state.signals:
+            height.add_metric([signal.subject, signal.name], signal.height)
+            alarm.add_metric([signal.subject, signal.name], float(signal.rings))
+        yield height
+        yield alarm
+        certified = GaugeMetricFamily(
+            "paretogate_certificate_valid", "0 while drift voids a plan's certificate", labels=["plan"]
+        )
+        for plan, holds in state.certified:
+            certified.add_metric([plan], float(holds))
+        yield certified

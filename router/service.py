@@ -12,12 +12,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frame import BrokenFrame, FrameError, FrameTooLarge, UnsupportedFrame
+from model_repo.frontier import Certificate
 from model_repo.runtime.engine import EngineError
 from router.admission import Limiter, Permit, Shed
 from router.budget import Clock, Deadline
@@ -172,6 +174,12 @@ class Service:
             escalated=tuple(policies.escalations.shares().items()),
             drifting=policies.alarm.ringing,
             variants=tuple(serving.fleet.variants),
+            signals=policies.drift.signals(),
+            certified=tuple(
+                (plan.name, not policies.drift.voids(plan))
+                for plan in serving.fleet.plans
+                if isinstance(plan.certificate, Certificate)
+            ),
         )
 
     def _refuse(self, refusal: Refusal) -> Shed:
@@ -234,7 +242,10 @@ class Service:
             policies.slow_down.observe(stage.variant, stage.latency_ms, mean_ms)
             policies.alarm.observe(stage.variant, stage.latency_ms, median_ms)
             metrics.stage(stage.variant, stage.latency_ms)
+        if worked.observed is not None:
+            policies.drift.observe(answer.stages[0].variant, worked.observed)
         if answer.escalated is not None:
+            policies.drift.decided(answer.plan.name, answer.escalated)
             policies.escalations.observe(answer.plan.name, answer.escalated)
             metrics.decided(answer.plan.name, answer.escalated)
         if answer.cut is not None:
@@ -247,6 +258,8 @@ class Service:
             decode_ms=answer.decode_ms,
             left_ms=answer.left_ms,
         )
+        if answer.certificate is not None and policies.drift.voids(answer.plan):
+            return replace(answer, certificate=None)
         return answer
 
 

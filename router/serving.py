@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from model_repo.frontier import Frontier, Plan, SplitName
 from model_repo.publish import Repository
 from router.controller import Controller
-from router.drift import EscalationRate, LatencyAlarm, SlowDown
+from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
 from router.engines import Fleet, ServedPoint
 from router.errors import UnknownOperatingPoint, UnmeetableAccuracy
 from router.execution import Executor, StageRun
@@ -31,6 +31,7 @@ class Policies:
     slow_down: SlowDown
     alarm: LatencyAlarm
     escalations: EscalationRate
+    drift: DistributionDrift
 
 
 @dataclass(slots=True, eq=False)

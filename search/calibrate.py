@@ -112,6 +112,7 @@ def calibrate(
         ),
         plans=plans,
         operating_points=_points(routing, wish),
+        references=routing.references,
     )
 
 

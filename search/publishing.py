@@ -182,6 +182,7 @@ def route(context: Context) -> list[Path]:
         fitted=tuple(rows),
         plans=routing.plans,
         operating_points=routing.operating_points,
+        references=routing.references,
         pairs=routing.pairs,
         alignment=routing.alignment,
     )
@@ -231,6 +232,7 @@ def publish(context: Context) -> list[Path]:
         variants=tuple(variants),
         plans=tuple(plans),
         operating_points=routed.operating_points,
+        references=routed.references,
     )
     repository.publish(context.repository, frontier, folders)
     context.say(f"  {len(variants)} variants and {len(plans)} plans published in {context.repository}")

@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from model_repo.alignment import Alignment, Unit
 from model_repo.frontier import Accuracy, OperatingPoint, Plan
 from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName
+from model_repo.reference import Reference
 from model_repo.value import Value
 from search.artifacts import Artifact
 from search.routing import AlignmentReport, PairReport
@@ -75,6 +76,7 @@ class Routed(Value):
     fitted: tuple[Fitted, ...]
     plans: tuple[Plan, ...]
     operating_points: tuple[OperatingPoint, ...]
+    references: tuple[Reference, ...]
     pairs: tuple[PairReport, ...]
     alignment: tuple[AlignmentReport, ...]
 

@@ -33,6 +33,7 @@ from model_repo.frontier import (
 from model_repo.fusion import Fusion
 from model_repo.latency import Histogram, RuntimeName
 from model_repo.plans import PlanScore, escalate, plan_cost, score_stages, threshold_for_share
+from model_repo.reference import Reference, observation
 from model_repo.scoring import MatchTable, Truth, score_table, subset
 from model_repo.value import Value
 from search.align import Bin, fit_alignment, reliability
@@ -114,11 +115,15 @@ class AlignmentReport(Value):
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What routing decided: alignments by variant, plans, operating points, and what it found out."""
+    """What routing decided: alignments by variant, plans, operating points, and what it found out.
+
+    references: of the variants that the plans ask first.
+    """
 
     alignments: dict[str, Alignment]
     plans: tuple[Plan, ...]
     operating_points: tuple[OperatingPoint, ...]
+    references: tuple[Reference, ...]
     pairs: tuple[PairReport, ...]
     alignment: tuple[AlignmentReport, ...]
 
@@ -186,9 +191,18 @@ def route(
         alignments,
         tuple(plans),
         operating_points(plans),
+        tuple(
+            _reference(name, sides[name], classes)
+            for name in dict.fromkeys(plan.stages[0].variant for plan in plans)
+        ),
         reports,
         tuple(_alignment_report(artifact, sides[artifact.name].table, seen) for artifact in artifacts),
     )
+
+
+def _reference(name: str, side: Answered, classes: int) -> Reference:
+    pairs = zip(side.features, side.detections, strict=True)
+    return Reference.of(name, np.array([observation(row, answer, classes) for row, answer in pairs]))
 
 
 def score_plan(plan: Plan, answers: AnswerSet, *, split: SplitName) -> PlanAccuracy:

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from model_repo import publish
-from model_repo.frontier import Stage
+from model_repo.frontier import Certificate, Stage
+from model_repo.reference import TRACKED, Reference
 from model_repo.runtime.engine import EngineTimeout, EngineUnavailable
 from router.admission import Shed
 from router.bootstrap import Gateway
@@ -333,6 +334,39 @@ async def test_an_engine_that_uses_up_the_budget_is_load(bench: Bench, frame: by
         bench(FakeEngine(rows={"tiny-0": slow}), clock=clock), frame, 50.0, "fast", now_ns=clock.now_ns()
     )
     assert isinstance(shed, Shed)
+
+
+async def test_drift_voids_the_certificate(tmp_path: Path, bench: Bench, frame: bytes) -> None:
+    """While frames are not like those of calibration, answers carry no certificate and metrics say so."""
+    repository = tiny_repository(tmp_path / "repo")
+    certificate = Certificate(loss="misses", images=99, epsilon=0.1, delta=0.05, bound=0.1, empirical=0.0)
+    width = len(TRACKED) + len(repository.frontier.dataset.classes)
+    frontier = repository.frontier.model_copy(
+        update={
+            "plans": tuple(
+                plan.model_copy(update={"certificate": certificate}) for plan in repository.frontier.plans
+            ),
+            "references": (
+                Reference(variant="tiny-0", images=9, mean=(50.0,) * width, spread=(1.0,) * width),
+            ),
+        }
+    )
+    publish.publish(repository.root, frontier, {})
+    clock = FakeClock()
+    gateway = bench(repo=repository.root, clock=clock)
+    certified: list[bool] = []
+    for _ in range(30):
+        found = await ask(gateway, frame, point="fast")
+        assert isinstance(found, Answer)
+        certified.append(found.certificate is not None)
+        clock.sleep(1.0)
+    assert certified[0]
+    assert not certified[-1]
+    assert sample(gateway, "paretogate_certificate_valid", plan="tiny-0") == 0
+    assert sample(gateway, "paretogate_drift_alarm", subject="tiny-0", signal="score_0") == 1
+    uncertain = await ask(gateway, frame, point="accurate")
+    assert isinstance(uncertain, Answer)
+    assert uncertain.certificate is not None, "it does not begin with the variant that drifts"
 
 
 async def test_a_least_accuracy_chooses_the_cheapest_point_that_has_it(bench: Bench, frame: bytes) -> None:
