@@ -68,6 +68,9 @@ def command(
     drift_interval_s: Annotated[
         float, _option("drift_interval_s", "Between looks at a variant's answers for drift", "Models")
     ] = _DEFAULT["drift_interval_s"],
+    shadow_share: Annotated[
+        float, _option("shadow_share", "Of early answers, checked by idle workers", "Models")
+    ] = _DEFAULT["shadow_share"],
     engine_timeout_s: Annotated[
         float, _option("engine_timeout_s", "Longest wait for one inference", "Engine")
     ] = _DEFAULT["engine_timeout_s"],

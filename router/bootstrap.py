@@ -102,7 +102,15 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     # Process-wide as well: a second series per counter, of when it was made, helps nobody.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
     metrics = Metrics()
-    service = Service(serving, pool, Limiter(limit, workers), EngineHealth(), metrics, clock)
+    service = Service(
+        serving,
+        pool,
+        Limiter(limit, workers),
+        EngineHealth(),
+        metrics,
+        clock,
+        shadow_share=config.shadow_share,
+    )
     metrics.watch(service.state)
     took_over = partial(_show, metrics, engine)
     took_over(serving)

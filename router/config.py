@@ -33,6 +33,8 @@ class Config(BaseModel):
     from every budget for encoding and sending; default_budget_ms is for requests that say none, max_budget_ms
     cuts longer ones. reload_s: seconds between looks at the manifest, 0 for never.
     drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.
+    shadow_share: of the answers that a cascade gave early, those that its last stage looks at as well when a
+    worker is idle.
     After a SIGTERM the gateway is not ready but answers for
     drain_delay_s, then finishes what is in flight for up to drain_s.
     """
@@ -64,6 +66,7 @@ class Config(BaseModel):
     engine_timeout_s: PositiveFloat = 10.0
     reload_s: NonNegativeFloat = 2.0
     drift_interval_s: NonNegativeFloat = 0.2
+    shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     drain_delay_s: NonNegativeFloat = 0.0
     drain_s: PositiveFloat = 20.0
     log_level: LogLevel = "info"

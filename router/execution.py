@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_repo.agreement import disagreement
 from model_repo.detections import Detections
 from model_repo.escalation import CompiledGain, features
 from model_repo.frame import FrameLimits, decode
@@ -75,13 +76,14 @@ class Worked:
     """What a worker made of a job and how long it was held; `result` is None when the sender had left.
 
     engine_error: why a later stage did not run, when the answer does without it. observed: what is watched of
-    the first stage's answer, None when it was not its turn.
+    the first stage's answer, None when it was not its turn. image: the decoded frame, for a shadow run.
     """
 
     result: Answer | Refusal | None
     service_ms: float
     engine_error: EngineError | None = None
     observed: NDArray[np.float64] | None = None
+    image: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class _Staged:
     cut: Cut | None
     engine_error: EngineError | None
     observed: NDArray[np.float64] | None
+    image: NDArray[np.uint8]
 
 
 class Executor:
@@ -138,13 +141,22 @@ class Executor:
         service_ms = (self._clock.now_ns() - began_ns) / 1e6
         if staged is None:
             return Worked(result, service_ms)
-        return Worked(result, service_ms, staged.engine_error, staged.observed)
+        return Worked(result, service_ms, staged.engine_error, staged.observed, staged.image)
 
     def probe(self, image: NDArray[np.uint8]) -> None:
         """Run the cheapest plan's first stage once; raises EngineError when it does not run."""
         plan = min(self._fleet.plans, key=lambda plan: plan.mean_ms)
         variant = self._fleet.variants[plan.stages[0].variant]
         answer_frame(self._engine, variant, image, timeout_s=self._engine_timeout_s)
+
+    def shadow(self, plan: Plan, image: NDArray[np.uint8], early: Detections) -> float:
+        """Run a plan's last stage on a frame that was answered early; return how far the answers differ.
+
+        Raises EngineError when it does not run.
+        """
+        variant = self._fleet.variants[plan.stages[-1].variant]
+        run = answer_frame(self._engine, variant, image, timeout_s=self._engine_timeout_s)
+        return disagreement(early, self._alignments[variant.name].apply(run.detections))
 
     def _answer(
         self, job: Job, cancelled: Callable[[], bool], began_ns: int
@@ -231,4 +243,4 @@ class Executor:
                 if not go_on:
                     break
         assert in_hand is not None, "a plan has at least one stage"
-        return _Staged(in_hand, tuple(runs), escalated, cut, engine_error, observed)
+        return _Staged(in_hand, tuple(runs), escalated, cut, engine_error, observed, image)

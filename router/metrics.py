@@ -28,6 +28,9 @@ _BUCKETS_S = tuple(
 )
 
 
+_DISAGREEMENTS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What gauges show, read when Prometheus scrapes."""
@@ -87,6 +90,13 @@ class Metrics:
         self._decode_s = self._histogram("decode_seconds", "Decoding a frame")
         self._queue_s = self._histogram("queue_seconds", "Waiting for a worker")
         self._slack_s = self._histogram("slack_seconds", "Budget left when the answer was ready")
+        self._shadow = Histogram(
+            "paretogate_shadow_disagreement",
+            "1 - F1 of early answers against their plan's last stage, on a share of them",
+            ["plan"],
+            buckets=_DISAGREEMENTS,
+            registry=self.registry,
+        )
         self._expected = Gauge(
             "paretogate_escalation_share_expected",
             "Share escalated on calibration",
@@ -152,6 +162,10 @@ class Metrics:
     def reloaded(self, result: ReloadResult) -> None:
         """Count an attempt to put a new set in force."""
         self._reloads.labels(result).inc()
+
+    def shadowed(self, plan: str, disagreement: float) -> None:
+        """Record how far an early answer was from its plan's last stage."""
+        self._shadow.labels(plan).observe(disagreement)
 
     def stage(self, variant: str, latency_ms: float) -> None:
         """Record a stage that ran."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import get_args
@@ -42,6 +43,8 @@ from router.workers import Order, PoolClosed, Ticket, WorkerPool
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
+# Behind every priority.
+_SHADOW_RANK = len(get_args(Priority))
 
 
 class Service:
@@ -55,8 +58,14 @@ class Service:
         health: EngineHealth,
         metrics: Metrics,
         clock: Clock,
+        *,
+        shadow_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
+        """shadow_share: of the early answers, those that an idle worker compares with the last stage's."""
         self._serving, self._pool = serving, pool
+        self._shadow_share, self._random = shadow_share, random.Random(seed)
+        self._shadows: set[asyncio.Task[None]] = set()
         self._limiter, self._health = limiter, health
         self._metrics, self._clock = metrics, clock
         self._accepting = True
@@ -258,9 +267,34 @@ class Service:
             decode_ms=answer.decode_ms,
             left_ms=answer.left_ms,
         )
+        if answer.escalated is False and answer.cut is None and worked.image is not None:
+            self._perhaps_shadow(serving, answer, worked.image)
         if answer.certificate is not None and policies.drift.voids(answer.plan):
             return replace(answer, certificate=None)
         return answer
+
+    def _perhaps_shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
+        """Have the last stage look at a frame that was answered early, if nobody waits for a worker."""
+        pool = self._pool
+        # The worker that gave the answer may still count as busy.
+        idle = pool.waiting == 0 and pool.busy <= max(pool.size - 1, 1)
+        if idle and self._random.random() < self._shadow_share:
+            serving.inside += 1  # at once, or the set's models could go before the task begins
+            task = asyncio.create_task(self._shadow(serving, answer, image))
+            self._shadows.add(task)
+            task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
+        plan, early = answer.plan, answer.detections
+        try:
+            ticket = self._pool.submit(
+                lambda _: serving.executor.shadow(plan, image, early), (_SHADOW_RANK, self._clock.now_ns())
+            )
+            self._metrics.shadowed(plan.name, await ticket.result)
+        except (EngineError, PoolClosed) as error:
+            _LOG.info("a shadow run of %s failed: %s", plan.name, error)
+        finally:
+            serving.inside -= 1
 
 
 _REJECTIONS: Mapping[type[FrameError], type[BrokenImage | UnsupportedType | TooLarge]] = {

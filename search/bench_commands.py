@@ -125,6 +125,43 @@ def routing(
 
 
 @bench.command()
+def drift(
+    repo: RepositoryOption,
+    data: DataOption,
+    seed: Annotated[int, typer.Option(help="of the streams that are drawn")] = 0,
+) -> None:
+    """Replay recorded answers to the drift test: false alarms, and how soon named shifts are noticed.
+
+    Exit status 1 when more than one of 200 stationary runs of 20,000 frames rings, or when a shift that costs
+    the largest model 5 points of mAP takes the median run more than 1,000 frames.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.bench_drift import MOST_FALSE_ALARMS, RUNS, STATIONARY_FRAMES
+    from search.bench_drift import drift as measure
+    from search.console import ConsoleProgress
+    from search.data.coco import read_dataset
+
+    console = Console()
+    with ConsoleProgress(console) as progress:
+        result = measure(opened(repo), read_dataset(data, needed=("test",)), progress, seed=seed)
+    table = Table("shift", "largest's mAP", "points lost", "frames until it rings, median")
+    for row in result.shifts:
+        noticed = "never" if row.median_frames is None else f"{row.median_frames:.0f}"
+        table.add_row(row.name, f"{row.map:.3f}", f"{100 * row.lost:.1f}", noticed)
+    console.print(table)
+    console.print(
+        f"Watching {result.variant}: {result.false_alarms} of {RUNS} stationary runs of"
+        f" {STATIONARY_FRAMES} frames rang (allowed: {MOST_FALSE_ALARMS})."
+        f" {'Holds.' if result.holds else 'DOES NOT HOLD.'}",
+        highlight=False,
+    )
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+@bench.command()
 def predictor(
     run: Annotated[Path, typer.Option("--run", help="a run whose supernet is trained")],
     held_out: Annotated[int, typer.Option(min=2, help="subnets to estimate, beside those fitted to")] = 50,

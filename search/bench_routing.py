@@ -120,7 +120,7 @@ class RoutingResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
+class Asked:
     """What variants answered: under aligned scores with features, and the matches of the raw scores."""
 
     answers: AnswerSet
@@ -159,7 +159,7 @@ def routing(
     engine = make_engine(runtime, threads=1, parallelism=cores())
     for variant in variants:
         engine.load(repository.root, variant)
-    asked = _ask(engine, variants, dataset, runtime, progress)
+    asked = ask_test_split(engine, variants, dataset, runtime, progress)
     progress.start("bootstrap", len(models))
     pairs = []
     for (fast, larger, fusion), model in models.items():
@@ -173,7 +173,7 @@ def routing(
         )
         key = chosen.fast, chosen.larger, chosen.fusion
         only = [variant for variant in variants if variant.name in key[:2]]
-        pooled = _ask(engine, only, pool, runtime, progress).answers
+        pooled = ask_test_split(engine, only, pool, runtime, progress).answers
         certificate = try_certificate(asked.answers, pooled, key, models[key], seed=seed, progress=progress)
     engine.close()
     return RoutingResult(
@@ -204,9 +204,9 @@ def _gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[tuple[str, st
     return out
 
 
-def _ask(
+def ask_test_split(
     engine: Engine, variants: Sequence[Variant], dataset: Dataset, runtime: RuntimeName, progress: Progress
-) -> _Asked:
+) -> Asked:
     """Answer the test split frame by frame; a pool's frames would not fit into memory together."""
     records = dataset.splits["test"].images
     alignments = {variant.name: variant.on(runtime).alignment for variant in variants}
@@ -236,7 +236,7 @@ def _ask(
             aligned_table(table, alignments[variant.name]),
             np.array([row[k][2] for row in rows]),
         )
-    return _Asked(AnswerSet(sides, truths, classes), raw_tables)
+    return Asked(AnswerSet(sides, truths, classes), raw_tables)
 
 
 def _pair(
@@ -289,7 +289,7 @@ def _ahead_of(curves: Sequence[RuleCurve], rule: Rival) -> tuple[float, float]:
     return 100 * (gain.average - rival.average), 100 * (gain.map[at] - rival.map[at])
 
 
-def _error(asked: _Asked, name: str) -> AlignmentError:
+def _error(asked: Asked, name: str) -> AlignmentError:
     return AlignmentError(
         name,
         calibration_error(reliability(asked.raw[name])),

@@ -52,7 +52,15 @@ class Bench:
     ) -> Gateway:
         """Return a gateway with one worker and the published latencies, unless told otherwise."""
         config = Config.model_validate(
-            {"repo": self.root, "workers": 1, "measure": "never", "port": 0, "grpc_port": 0, **settings}
+            {
+                "repo": self.root,
+                "workers": 1,
+                "measure": "never",
+                "port": 0,
+                "grpc_port": 0,
+                "shadow_share": 0.0,
+                **settings,
+            }
         )
         engine = engine or FakeEngine(rows={"tiny-0": SURE, "tiny-1": LARGE})
         # Scripts are for requests: warming at start is not to use them up.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from router.errors import (
 )
 from router.execution import Answer
 from router.wishes import Wishes
-from tests.fakes import FakeClock, FakeEngine, encode_image, tiny_repository
+from tests.fakes import FakeClock, FakeEngine, encode_image, rows_of, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +56,18 @@ class Held:
     async def wait_until_busy(self) -> None:
         """Wait until a worker is held."""
         assert await asyncio.to_thread(self.began.wait, 30)
+
+
+CASCADE = "tiny-0-then-tiny-1"
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Let the event loop run until something is so."""
+    for _ in range(1000):
+        if reached():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came to be")
 
 
 async def ask(
@@ -367,6 +380,35 @@ async def test_drift_voids_the_certificate(tmp_path: Path, bench: Bench, frame: 
     uncertain = await ask(gateway, frame, point="accurate")
     assert isinstance(uncertain, Answer)
     assert uncertain.certificate is not None, "it does not begin with the variant that drifts"
+
+
+async def test_idle_workers_check_a_share_of_early_answers(bench: Bench, frame: bytes) -> None:
+    """The last stage looks at early answers when nobody waits; how far they differ is told to metrics."""
+    same = rows_of((0, 0, 32, 32, 0.95, 0))  # the larger model sees the frame at twice the size
+    engine = FakeEngine(rows={"tiny-0": SURE, "tiny-1": same})
+    gateway = bench(engine, shadow_share=1.0)
+    for _ in range(3):
+        found = await ask(gateway, frame, point="balanced")
+        assert isinstance(found, Answer)
+        assert [stage.variant for stage in found.stages] == ["tiny-0"]
+        await until(lambda: gateway.service.serving.inside == 0)
+    assert engine.calls == ["tiny-0", "tiny-1"] * 3
+    assert sample(gateway, "paretogate_shadow_disagreement_count", plan=CASCADE) == 3
+    assert sample(gateway, "paretogate_shadow_disagreement_sum", plan=CASCADE) == 0
+    engine.rows = {"tiny-0": SURE, "tiny-1": LARGE}
+    await ask(gateway, frame, point="balanced")
+    await until(lambda: gateway.service.serving.inside == 0)
+    assert sample(gateway, "paretogate_shadow_disagreement_sum", plan=CASCADE) == 1
+
+
+async def test_a_shadow_run_that_fails_harms_nobody(bench: Bench, frame: bytes) -> None:
+    """An engine error in a shadow run leaves answers and readiness as they are."""
+    engine = FakeEngine(rows={"tiny-0": SURE}, failures=deque([None, EngineUnavailable("no")]))
+    gateway = bench(engine, shadow_share=1.0)
+    assert isinstance(await ask(gateway, frame, point="balanced"), Answer)
+    await until(lambda: gateway.service.serving.inside == 0)
+    assert sample(gateway, "paretogate_shadow_disagreement_count", plan=CASCADE) == 0
+    assert gateway.service.ready
 
 
 async def test_a_least_accuracy_chooses_the_cheapest_point_that_has_it(bench: Bench, frame: bytes) -> None:
