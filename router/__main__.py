@@ -54,7 +54,7 @@ def command(
         _option("measure", "Measure at start: auto (if published elsewhere), always, never", "Engine"),
     ] = _DEFAULT["measure"],
     triton_url: Annotated[
-        str | None, _option("triton_url", "host:port of Triton's gRPC endpoint", "Engine")
+        str | None, _option("triton_url", "host:port of Triton's gRPC endpoint; several: a,b,c", "Engine")
     ] = None,
     triton_shared_memory: Annotated[
         bool,

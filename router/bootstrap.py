@@ -30,6 +30,7 @@ from router.controller import Controller, Rung
 from router.documents import PointsDocument
 from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
 from router.encoding import describe_points
+from router.endpoints import Endpoints
 from router.engines import EngineHealth, Fleet, StartupError, difference, load_fleet, measure_fleet, warm
 from router.execution import Executor
 from router.grpc_api import DetectionServicer, GrpcServer
@@ -78,13 +79,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     # The workers are the parallelism; OpenCV's own threads would only take their cores.
     cv2.setNumThreads(1)
     if engine is None:
-        engine = make_engine(
-            config.runtime,
-            threads=config.threads,
-            parallelism=workers,
-            url=config.triton_url,
-            shared_memory=config.triton_shared_memory,
-        )
+        engine = _engine(config, workers)
     pool = WorkerPool(workers)
     prepare = partial(_serving, engine=engine, config=config, clock=clock, pool=pool)
     try:
@@ -112,6 +107,8 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         shadow_share=config.shadow_share,
     )
     metrics.watch(service.state)
+    if isinstance(engine, Endpoints):
+        metrics.watch_endpoints(engine.states)
     took_over = partial(_show, metrics, engine)
     took_over(serving)
     views = Views(
@@ -134,6 +131,19 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     )
     return Gateway(
         service, make_app(endpoint, views, config.max_bytes), servicer, pool, engine, metrics, reloader
+    )
+
+
+def _engine(config: Config, workers: int) -> Engine:
+    if config.runtime != "triton":
+        return make_engine(config.runtime, threads=config.threads, parallelism=workers)
+    return Endpoints(
+        {
+            url: make_engine(
+                "triton", parallelism=workers, url=url, shared_memory=config.triton_shared_memory
+            )
+            for url in config.triton_urls
+        }
     )
 
 

@@ -73,8 +73,14 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.runtime == "triton" and self.triton_url is None:
+        if self.runtime == "triton" and not self.triton_urls:
             raise ValueError("runtime triton needs --triton-url host:port")
         if self.max_buffered_bytes < self.max_bytes:
             raise ValueError("max_buffered_bytes must hold at least one body of max_bytes")
         return self
+
+    @property
+    def triton_urls(self) -> tuple[str, ...]:
+        """Return Triton's endpoints, host:port each, in the order given."""
+        given = (self.triton_url or "").split(",")
+        return tuple(dict.fromkeys(url.strip() for url in given if url.strip()))

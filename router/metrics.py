@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from model_repo.frontier import Plan
 from router.drift import Signal
+from router.endpoints import EndpointState
 
 Protocol = Literal["http", "grpc"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
@@ -219,6 +220,10 @@ class Metrics:
         """Read gauges from `state` at every scrape."""
         self.registry.register(_StateCollector(state))
 
+    def watch_endpoints(self, states: Callable[[], Sequence[EndpointState]]) -> None:
+        """Read the state of an engine's endpoints at every scrape."""
+        self.registry.register(_EndpointCollector(states))
+
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -301,3 +306,26 @@ class _StateCollector(Collector):
         for plan, holds in state.certified:
             certified.add_metric([plan], float(holds))
         yield certified
+
+
+class _EndpointCollector(Collector):
+    def __init__(self, states: Callable[[], Sequence[EndpointState]]) -> None:
+        self._states = states
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, as `_StateCollector` does."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how each endpoint is."""
+        well = GaugeMetricFamily(
+            "paretogate_endpoint_up", "Whether an endpoint's circuit is closed", labels=["endpoint"]
+        )
+        in_flight = GaugeMetricFamily(
+            "paretogate_endpoint_in_flight", "Calls at an endpoint", labels=["endpoint"]
+        )
+        for state in self._states():
+            well.add_metric([state.name], float(state.well))
+            in_flight.add_metric([state.name], float(state.in_flight))
+        yield well
+        yield in_flight
