@@ -13,10 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.bench_commands import bench
 from loadtest.demo import DemoError, DemoSettings, show
 from loadtest.frames import Frame, FramesError, read_frames
 from loadtest.gateway import connect
 from loadtest.latencies import Latencies
+from loadtest.process import ServerError
 from loadtest.report import Load, to_html, to_json
 from loadtest.runner import Limits, Request
 from loadtest.schedule import Arrivals, arrivals_ns
@@ -27,6 +29,7 @@ from loadtest.verdict import Conditions, Verdict
 INVALID, USAGE = 1, 2
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(bench, name="bench")
 
 
 class ProtocolName(StrEnum):
@@ -117,7 +120,7 @@ def demo(
     """Render frames, start the gateway on a repository, send load, print what each operating point does."""
     try:
         show(DemoSettings(repo, frames, count, rate, seed, port, leave_running=not exit_), _console())
-    except (DemoError, FramesError, TargetError, ValueError) as error:
+    except (DemoError, ServerError, FramesError, TargetError, ValueError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(USAGE) from error
 

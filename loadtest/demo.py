@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from rich.console import Console
@@ -28,16 +23,13 @@ from rich.table import Table
 
 from loadtest.frames import Frame, read_frames
 from loadtest.gateway import connect
+from loadtest.process import HOST, free_port, gateway, tail
 from loadtest.runner import Limits, Request
 from loadtest.schedule import poisson_ns
 from loadtest.session import Run, run_and_judge
 from loadtest.verdict import Conditions
 
-_HOST = "127.0.0.1"
 _RENDER_S = 120.0
-# A repository that was measured on another machine is measured again at start.
-_START_S = 120.0
-_STOP_S = 15.0
 _POLL_S = 0.1
 # The demonstration judges nothing: answers are shown whatever they took.
 _SHOWN = Conditions(budget_ms=1_000.0)
@@ -69,9 +61,8 @@ def show(settings: DemoSettings, console: Console) -> None:
         folder = settings.frames or _render(settings, Path(scratch) / "frames", console)
         frames = read_frames(folder, settings.count)
         port = settings.port or free_port()
-        with _gateway(settings.repo, port, Path(scratch) / "gateway.log") as process:
-            url = f"http://{_HOST}:{port}"
-            _wait_until_ready(process, url, Path(scratch) / "gateway.log")
+        with gateway(settings.repo, port, Path(scratch) / "gateway.log") as process:
+            url = f"http://{HOST}:{port}"
             console.print(f"gateway on {url}, pid {process.pid}, repository {settings.repo}")
             runs = asyncio.run(_load_every_point(url, frames, settings))
             console.print(_table(runs))
@@ -79,13 +70,6 @@ def show(settings: DemoSettings, console: Console) -> None:
             _check(runs)
             if settings.leave_running:
                 _wait_for_the_end(process, console)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _render(settings: DemoSettings, folder: Path, console: Console) -> Path:
@@ -99,58 +83,9 @@ def _render(settings: DemoSettings, folder: Path, console: Console) -> Path:
     except subprocess.TimeoutExpired as error:
         raise DemoError(f"rendering took longer than {_RENDER_S:g} s") from error
     if done.returncode != 0:
-        raise DemoError(f"rendering failed with status {done.returncode}:\n{_tail(done.stderr)}")
+        raise DemoError(f"rendering failed with status {done.returncode}:\n{tail(done.stderr)}")
     console.print(f"rendered {settings.count} frames of the belt in {time.monotonic() - began_s:.1f} s")
     return folder / "test"
-
-
-@contextmanager
-def _gateway(repo: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [
-        sys.executable, "-m", "router",
-        "--repo", str(repo), "--host", _HOST, "--port", str(port), "--grpc-port", "0",
-    ]  # fmt: skip
-    with log.open("wb") as stream, _termination_as_exit():
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the gateway in order.
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-@contextmanager
-def _termination_as_exit() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, so that the gateway is stopped then as well."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    give_up_s = time.monotonic() + _START_S
-    while time.monotonic() < give_up_s:
-        if process.poll() is not None:
-            raise DemoError(f"the gateway ended with status {process.returncode}:\n{_last_words(log)}")
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=1.0):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(_POLL_S)
-    raise DemoError(
-        f"the gateway was not ready after {_START_S:g} s:\n{_tail(log.read_text(errors='replace'))}"
-    )
 
 
 async def _load_every_point(
@@ -231,11 +166,3 @@ def _wait_for_the_end(process: subprocess.Popen[bytes], console: Console) -> Non
     if not told.is_set():
         raise DemoError(f"the gateway ended by itself with status {process.returncode}")
     console.print("stopping the gateway")
-
-
-def _last_words(log: Path) -> str:
-    return _tail(log.read_text(encoding="utf-8", errors="replace"))
-
-
-def _tail(text: str, lines: int = 20) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:])

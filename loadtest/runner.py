@@ -55,12 +55,13 @@ async def run_open_loop(
     target: Target,
     frames: Sequence[bytes],
     arrivals_ns: Arrivals,
-    request: Request,
+    request: Request | Callable[[int], Request],
     limits: Limits,
     on_done: Callable[[Sample], None] = _ignore,
 ) -> tuple[Sample, ...]:
     """Send frame i mod n at each arrival i and return one sample per arrival, in schedule order.
 
+    request: what they all carry, or what request number i does.
     The running event loop's clock is the clock. It ends at the last arrival plus `limits.timeout_s` at the
     latest. Raises ValueError without frames; an error that `target.send` raises is a fault of the generator
     and ends the run.
@@ -82,11 +83,12 @@ async def run_open_loop(
     async def send(position: int, scheduled_ns: int) -> None:
         nonlocal in_flight
         frame = position % len(frames)
+        carried = request if isinstance(request, Request) else request(position)
         # The timer may fire a rounding step early; a request is never sent before it is due.
         sent_ns = max(now_ns(), scheduled_ns)
         try:
             async with asyncio.timeout(limits.timeout_s):
-                reply = await target.send(frames[frame], request.budget_ms, request.operating_point)
+                reply = await target.send(frames[frame], carried.budget_ms, carried.operating_point)
         except TimeoutError:
             reply = Reply("timed_out", detail=f"no answer within {limits.timeout_s:g} s")
         finally:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.demo import free_port
 from loadtest.frames import ANNOTATIONS
+from loadtest.process import free_port
 from tests.fakes import CLASSES, GRID, Square, encode_image, squares_frame, tiny_repository
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,166 @@
+"""Commands that measure what is claimed about serving. Each starts its own servers on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import bench_load
+from loadtest.bench_overhead import (
+    LEAST_THROUGHPUT,
+    MOST_P50,
+    MOST_P99,
+    SERVER_CORE,
+    bare_server,
+    overhead,
+)
+from loadtest.closed import ConversationError
+from loadtest.frames import FramesError, read_frames
+from loadtest.process import ServerError
+from loadtest.raw import BareTarget
+
+USAGE = 2
+RepoOption = Annotated[Path, typer.Option("--repo", help="a published model repository")]
+FramesOption = Annotated[Path, typer.Option("--frames", help="a folder of labelled frames")]
+
+bench = typer.Typer(no_args_is_help=True, help="Measure what is claimed about serving, on this machine.")
+
+
+@bench.command("overhead")
+def overhead_(
+    repo: RepoOption,
+    frames: FramesOption,
+    points: Annotated[str, typer.Option(help="operating points, comma-separated")] = "fast,balanced",
+    rounds: Annotated[int, typer.Option(min=1, help="of both servers in turn")] = 5,
+) -> None:
+    """Compare the gateway with a bare socket server around the same decode and engine.
+
+    Exit status 1 when its p50 is above 1.10 times, its p99 above 1.3 times or its throughput at saturation
+    below 0.9 of the bare server's; medians of the rounds' ratios.
+    """
+    table = Table("operating point", "", "p50 ms", "p99 ms", "answers/s")
+    holds = True
+    with _errors_in_words():
+        contents = _contents(frames)
+        for point in points.split(","):
+            result = overhead(repo, contents, point, rounds=rounds)
+            for name, rows in (("bare", result.bare), ("gateway", result.gateway)):
+                for row in rows:
+                    table.add_row(point, name, f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}", f"{row.per_s:.0f}")
+            table.add_row(
+                point,
+                "median ratio",
+                f"{result.ratio(lambda row: row.p50_ms):.3f} (at most {MOST_P50})",
+                f"{result.ratio(lambda row: row.p99_ms):.3f} (at most {MOST_P99})",
+                f"{result.ratio(lambda row: row.per_s):.3f} (at least {LEAST_THROUGHPUT})",
+                end_section=True,
+            )
+            holds &= result.holds
+    Console().print(table)
+    _conclude(holds)
+
+
+@bench.command()
+def budgets(
+    repo: RepoOption,
+    frames: FramesOption,
+    seconds: Annotated[float, typer.Option(help="of load")] = 60.0,
+    seed: Annotated[int, typer.Option(help="of arrivals and budgets")] = 0,
+) -> None:
+    """Send budgets of 10 to 100 ms at 60 % of capacity.
+
+    Exit status 1 when more than 3 % of those are refused whose budget is at least twice the fast plan's p99,
+    when fewer than 99.5 % of those let in are answered in time, or when a refusal takes more than 2 ms.
+    """
+
+    async def measure() -> bench_load.BudgetsResult:
+        contents = _contents(frames)
+        async with bench_load.served(repo) as served:
+            with bare_server(repo, "fast", core=SERVER_CORE) as port:
+                said = await served.target.points()
+                bare = BareTarget(port, tuple(said.classes))
+                fast = next(point for point in said.operating_points if point.name == "fast")
+                try:
+                    return await bench_load.budgets(
+                        served, bare, contents, fast.p99_ms, seconds=seconds, seed=seed
+                    )
+                finally:
+                    await bare.close()
+
+    with _errors_in_words():
+        result = asyncio.run(measure())
+    _print_capacity(result.capacity)
+    Console().print(
+        f"{result.requests} requests at 60 % of it; {result.fair} with at least twice the fast plan's p99:"
+        f" {result.refused:.2%} of these refused (at most {bench_load.MOST_REFUSED:.0%}). Of all let in"
+        f" {result.kept:.2%} in time (at least {bench_load.LEAST_KEPT:.1%}). A refusal takes"
+        f" {result.refusal_ms:.2f} ms, median (at most {bench_load.MOST_REFUSAL_MS:g})."
+        f" The bare server missed {result.bare_missed:.2%} of the same budgets.",
+        highlight=False,
+    )
+    _conclude(result.holds)
+
+
+@bench.command()
+def overload(
+    repo: RepoOption,
+    frames: FramesOption,
+    seconds: Annotated[float, typer.Option(help="of overload")] = 60.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Offer three times the capacity, then half of it.
+
+    Exit status 1 when the rate of answers in time falls below 90 % of its peak, when memory grows by more
+    than 2 %, or when service is not normal within 5 s after it.
+    """
+
+    async def measure() -> bench_load.OverloadResult:
+        contents = _contents(frames)
+        async with bench_load.served(repo) as served:
+            return await bench_load.overload(served, contents, seconds=seconds, seed=seed)
+
+    with _errors_in_words():
+        result = asyncio.run(measure())
+    _print_capacity(result.capacity)
+    Console().print(
+        f"Answers in time: {result.peak_hz:.0f}/s at best, {result.overload_hz:.0f}/s at three times the"
+        f" capacity, {result.overload_hz / result.peak_hz:.1%} (at least {bench_load.LEAST_OF_PEAK:.0%})."
+        f" Memory grew by {result.grown:.2%} (at most {bench_load.MOST_GROWN:.0%})."
+        f" Normal after {result.recovered_s:g} s (at most {bench_load.MOST_RECOVERY_S:g}).",
+        highlight=False,
+    )
+    _conclude(result.holds)
+
+
+def _print_capacity(capacity: bench_load.Capacity) -> None:
+    Console().print(
+        f"One client: p50 {capacity.p50_ms:.2f} ms. Capacity: {capacity.rate_hz:.0f} requests/s with 99 % in"
+        f" {capacity.limit_ms:.1f} ms.",
+        highlight=False,
+    )
+
+
+def _contents(frames: Path) -> list[bytes]:
+    return [frame.content for frame in read_frames(frames, 200)]
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (ServerError, FramesError, ConversationError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(USAGE) from error
+
+
+def _conclude(holds: bool) -> None:
+    Console().print("Holds." if holds else "DOES NOT HOLD.")
+    if not holds:
+        raise typer.Exit(1)

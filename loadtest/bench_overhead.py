@@ -1,0 +1,129 @@
+"""What HTTP, JSON and policy cost: the gateway beside a bare socket server around the same decode and engine.
+
+Both servers are pinned to core 0 and the load to core 1. They are asked in turn, round by round, so that what
+the machine does meanwhile falls on both; ratios are taken within a round, and their median counts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from loadtest.closed import BareConversation, Conversation, HttpConversation, latencies_ms, saturated_per_s
+from loadtest.process import ServerError, free_port, gateway, last_words, running
+
+MOST_P50, MOST_P99, LEAST_THROUGHPUT = 1.10, 1.30, 0.90
+SERVER_CORE, LOAD_CORE = 0, 1
+_WARM_UP = 50
+_START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A server in one round: latency of one client in milliseconds, and answers per second when saturated."""
+
+    p50_ms: float
+    p99_ms: float
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadResult:
+    """An operating point's rounds, the bare server's and the gateway's."""
+
+    point: str
+    bare: tuple[Figures, ...]
+    gateway: tuple[Figures, ...]
+
+    def ratio(self, of: Callable[[Figures], float]) -> float:
+        """Return the median over rounds of the gateway's figure over the bare server's."""
+        return float(np.median([of(g) / of(b) for g, b in zip(self.gateway, self.bare, strict=True)]))
+
+    @property
+    def holds(self) -> bool:
+        """Whether all three ratios are within what is claimed."""
+        return (
+            self.ratio(lambda figures: figures.p50_ms) <= MOST_P50
+            and self.ratio(lambda figures: figures.p99_ms) <= MOST_P99
+            and self.ratio(lambda figures: figures.per_s) >= LEAST_THROUGHPUT
+        )
+
+
+def overhead(
+    repo: Path,
+    frames: Sequence[bytes],
+    point: str,
+    *,
+    rounds: int = 5,
+    requests: int = 400,
+    clients: int = 4,
+    seconds: float = 5.0,
+) -> OverheadResult:
+    """Measure one operating point; raises ServerError when a server does not start.
+
+    Pins this process to LOAD_CORE until it returns; needs two cores.
+    """
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        raise ServerError("two cores are needed, one for the servers and one for the load")
+    with TemporaryDirectory(prefix="paretogate-bench-") as scratch:
+        port = free_port()
+        with (
+            bare_server(repo, point, core=SERVER_CORE) as bare_port,
+            gateway(repo, port, Path(scratch) / "gateway.log", core=SERVER_CORE),
+        ):
+            os.sched_setaffinity(0, {LOAD_CORE})
+            try:
+                headers = (("X-Operating-Point", point),)
+                connects: tuple[Callable[[], Conversation], ...] = (
+                    lambda: BareConversation(bare_port),
+                    lambda: HttpConversation(port, headers),
+                )
+                found: tuple[list[Figures], list[Figures]] = ([], [])
+                for connect in connects:
+                    _figures(connect, frames, _WARM_UP, clients, 0.5)
+                for number in range(rounds):
+                    for which in (0, 1) if number % 2 == 0 else (1, 0):
+                        found[which].append(_figures(connects[which], frames, requests, clients, seconds))
+            finally:
+                os.sched_setaffinity(0, before)
+    return OverheadResult(point, tuple(found[0]), tuple(found[1]))
+
+
+@contextmanager
+def bare_server(repo: Path, point: str, *, core: int) -> Iterator[int]:
+    """Run `loadtest.bare` pinned to a core and return its port; raises ServerError when it does not start."""
+    with TemporaryDirectory(prefix="paretogate-bench-") as scratch:
+        log = Path(scratch) / "bare.log"
+        command = ["loadtest.bare", "--repo", str(repo), "--point", point]
+        with running(command, log, core=core) as process:
+            yield _printed_port(log, lambda: process.poll() is not None)
+
+
+def _figures(
+    connect: Callable[[], Conversation], frames: Sequence[bytes], requests: int, clients: int, seconds: float
+) -> Figures:
+    conversation = connect()
+    taken = latencies_ms(conversation, frames, requests)
+    conversation.close()
+    per_s = saturated_per_s(connect, frames, clients=clients, seconds=seconds)
+    return Figures(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), per_s)
+
+
+def _printed_port(log: Path, ended: Callable[[], bool]) -> int:
+    give_up_s = time.monotonic() + _START_S
+    while time.monotonic() < give_up_s:
+        text = log.read_text().strip()
+        if text.isdecimal():
+            return int(text)
+        if ended():
+            break
+        time.sleep(0.05)
+    raise ServerError(f"the bare server did not start:\n{last_words(log)}")
