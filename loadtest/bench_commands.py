@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import bench_load
+from loadtest import bench_change, bench_load
 from loadtest.bench_overhead import (
     LEAST_THROUGHPUT,
     MOST_P50,
@@ -134,6 +134,78 @@ def overload(
         f" capacity, {result.overload_hz / result.peak_hz:.1%} (at least {bench_load.LEAST_OF_PEAK:.0%})."
         f" Memory grew by {result.grown:.2%} (at most {bench_load.MOST_GROWN:.0%})."
         f" Normal after {result.recovered_s:g} s (at most {bench_load.MOST_RECOVERY_S:g}).",
+        highlight=False,
+    )
+    _conclude(result.holds)
+
+
+@bench.command()
+def adaptation(
+    repo: RepoOption,
+    frames: FramesOption,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Send bursts of five times a calm rate, to the adaptive gateway and to each single model.
+
+    Exit status 1 unless its effective accuracy (a late or refused frame counts as empty) is above that of
+    every single model, and its attainment at least twice that of the largest.
+    """
+    console = Console()
+    with _errors_in_words():
+        result = asyncio.run(
+            bench_change.adaptation(repo, read_frames(frames, 200), console.print, seed=seed)
+        )
+    _print_capacity(result.capacity)
+    table = Table("served by", "in time", "effective mAP")
+    for row in (result.adaptive, *result.singles):
+        table.add_row(row.name, f"{row.attainment:.1%}", f"{row.effective_map:.3f}")
+    console.print(table)
+    _conclude(result.holds)
+
+
+@bench.command()
+def republish(
+    repo: RepoOption,
+    frames: FramesOption,
+    seconds: Annotated[float, typer.Option(help="of load")] = 120.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Replace the published set every 5 s under load; exit status 1 when a request fails."""
+    with _errors_in_words():
+        result = asyncio.run(bench_change.republish(repo, _contents(frames), seconds=seconds, seed=seed))
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(result.outcomes.items()))
+    Console().print(
+        f"{result.requests} requests during {result.changes} changes: {outcomes}.", highlight=False
+    )
+    _conclude(result.holds)
+
+
+@bench.command()
+def soak(
+    repo: RepoOption,
+    frames: FramesOption,
+    minutes: Annotated[float, typer.Option(min=3.0, help="of load")] = 20.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Load the gateway with 80 % of its capacity for a long time.
+
+    Exit status 1 when resident memory grows by 2 % or more after the first 2 minutes, or when files or
+    threads are left open.
+    """
+
+    async def measure() -> bench_load.SoakResult:
+        contents = _contents(frames)
+        async with bench_load.served(repo) as served:
+            return await bench_load.soak(served, contents, minutes=minutes, seed=seed)
+
+    with _errors_in_words():
+        result = asyncio.run(measure())
+    _print_capacity(result.capacity)
+    Console().print(
+        f"{result.requests} requests in {minutes:g} minutes, {result.in_time:.2%} in time. Memory grew by"
+        f" {result.grown:.2%} after the first 2 minutes (below {bench_load.MOST_GROWN:.0%}); open files"
+        f" {result.files[0]} before and {result.files[1]} after, threads {result.threads[0]} and"
+        f" {result.threads[1]}.",
         highlight=False,
     )
     _conclude(result.holds)

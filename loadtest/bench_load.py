@@ -266,3 +266,69 @@ def _recovered_s(samples: Sequence[Sample], limit_ms: float) -> float:
     if not bad:
         return 0.0
     return math.inf if bad[-1] == _AFTER_S - 1 else float(bad[-1] + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SoakResult:
+    """A long load at 80 % of capacity; files and threads of the gateway before and after it."""
+
+    capacity: Capacity
+    requests: int
+    in_time: float
+    grown: float
+    files: tuple[int, int]
+    threads: tuple[int, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing grew."""
+        return (
+            self.grown < MOST_GROWN
+            and self.files[1] <= self.files[0] + _SPARE
+            and self.threads[1] <= self.threads[0] + _SPARE
+        )
+
+
+_SOAK_SHARE = 0.8
+_SETTLED_S = 120
+# Connections that are just being closed, and threads of the event loop's own pool.
+_SPARE = 4
+
+
+async def soak(
+    served: Served, frames: Sequence[bytes], *, minutes: float = 20.0, seed: int = 0
+) -> SoakResult:
+    """Load a gateway for a long time; memory counts from two minutes on."""
+    capacity = await find_capacity(served, frames, "balanced", seed=seed)
+    await served.target.close()
+    await asyncio.sleep(1.0)
+    before = _open_files(served.pid), _threads(served.pid)
+    memory: list[int] = []
+    watching = asyncio.create_task(_watch_memory(served.pid, memory))
+    rate_hz = _SOAK_SHARE * capacity.rate_hz
+    requests, met = 0, 0
+    # In parts: the samples of a long run would fill this process's memory, and say no more than their counts.
+    for part in range(math.ceil(minutes)):
+        samples = await load(
+            served.target, frames, rate_hz, 60.0, Request(operating_point="balanced"), seed=seed + 300 + part
+        )
+        requests += len(samples)
+        met += sum(sample.met(capacity.limit_ms) for sample in samples)
+    watching.cancel()
+    await served.target.close()
+    await asyncio.sleep(1.0)
+    after = _open_files(served.pid), _threads(served.pid)
+    settled = memory[min(_SETTLED_S, len(memory) // 2) :]
+    grown = max(settled[-10:]) / settled[0] - 1.0
+    files, threads = zip(before, after, strict=True)
+    return SoakResult(
+        capacity, requests, met / max(requests, 1), grown, (files[0], files[1]), (threads[0], threads[1])
+    )
+
+
+def _open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
