@@ -317,6 +317,39 @@ ROWS: tuple[tuple[Panel, ...], ...] = (
             mappings=(_named(("0", "holds", "green"), ("1", "drifted", "red")),),
         ),
     ),
+    (
+        Panel(
+            "timeseries",
+            "Drift of frames and answers",
+            "How far the most unlike signal is from calibration; at 1 it is an alarm.",
+            (Query("max by (subject) (paretogate_drift_height)", "{{subject}}"),),
+            8,
+            8,
+        ),
+        Panel(
+            "state-timeline",
+            "Certificates",
+            "Red while drift voids a plan's certificate.",
+            (Query("min by (plan) (paretogate_certificate_valid)", "{{plan}}"),),
+            8,
+            8,
+            mappings=(_named(("0", "void", "red"), ("1", "holds", "green")),),
+        ),
+        Panel(
+            "timeseries",
+            "What early answers lose",
+            "1 - F1 of early answers against their plan's last stage, on the share that idle workers check.",
+            (
+                Query(
+                    "sum by (plan) (rate(paretogate_shadow_disagreement_sum[5m]))"
+                    " / sum by (plan) (rate(paretogate_shadow_disagreement_count[5m]))",
+                    "{{plan}}",
+                ),
+            ),
+            8,
+            8,
+        ),
+    ),
 )
 
 
