@@ -82,6 +82,10 @@ def command(
     grpc_port: Annotated[int, _option("grpc_port", "gRPC port; 0 for any free one", "Network")] = _DEFAULT[
         "grpc_port"
     ],
+    admin_port: Annotated[
+        int | None,
+        _option("admin_port", "For the administrator, on 127.0.0.1 only; 0 for any [none]", "Network"),
+    ] = None,
     max_queue: Annotated[
         int, _option("max_queue", "Requests that may wait; more are shed", "Limits")
     ] = _DEFAULT["max_queue"],
@@ -154,7 +158,8 @@ def run(config: Config) -> None:
 
 def _say(addresses: Addresses) -> None:
     grpc = f", gRPC on {addresses.grpc}" if addresses.grpc else ""
-    _LOG.info("serving on %s%s", addresses.http, grpc)
+    admin = f", administration on {addresses.admin}" if addresses.admin else ""
+    _LOG.info("serving on %s%s%s", addresses.http, grpc, admin)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from fastapi import FastAPI
 from prometheus_client import disable_created_metrics
+from starlette.applications import Starlette
 
 from model_repo import publish
 from model_repo.frame import FrameLimits
@@ -23,6 +24,8 @@ from model_repo.latency import Environment
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import environment, make_engine
+from router.admin import HOST as ADMIN_HOST
+from router.admin import make_admin_app
 from router.admission import Limiter, LittleLimit
 from router.budget import Budgets, Clock, MonotonicClock
 from router.config import Config
@@ -60,6 +63,7 @@ class Gateway:
     engine: Engine
     metrics: Metrics
     reloader: Reloader
+    admin: Starlette
 
     def close(self) -> None:
         """Stop the workers and let go of the engine."""
@@ -130,7 +134,14 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         poll_s=config.reload_s,
     )
     return Gateway(
-        service, make_app(endpoint, views, config.max_bytes), servicer, pool, engine, metrics, reloader
+        service,
+        make_app(endpoint, views, config.max_bytes),
+        servicer,
+        pool,
+        engine,
+        metrics,
+        reloader,
+        make_admin_app(service, metrics.render),
     )
 
 
@@ -273,6 +284,7 @@ class Addresses:
 
     http: str
     grpc: str | None
+    admin: str | None = None
 
 
 async def serve(
@@ -292,8 +304,14 @@ async def serve(
         await stack.enter_async_context(_watching(gateway.service, grpc_server))
         if config.reload_s > 0:
             await stack.enter_async_context(_in_background(gateway.reloader.watch()))
+        admin = None
+        if config.admin_port is not None:
+            admin_socket = stack.enter_context(bind(ADMIN_HOST, config.admin_port))
+            admin_server = make_server(gateway.admin, drain_s=config.drain_s)
+            await stack.enter_async_context(_running(admin_server, admin_socket))
+            admin = f"http://{ADMIN_HOST}:{admin_socket.getsockname()[1]}"
         host, port = http_socket.getsockname()[:2]
-        started(Addresses(f"http://{host}:{port}", grpc_address))
+        started(Addresses(f"http://{host}:{port}", grpc_address, admin))
         await stop.wait()
         _LOG.info("draining")
         gateway.service.drain()

@@ -27,6 +27,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class Config(BaseModel):
     """Everything that can be set.
 
+    admin_port: where an administrator on this machine may hold an operating point; None for nowhere.
     threads: cores per inference; workers: requests at work at once, None for one per `threads` cores.
     measure: when to measure the variants again at start (auto: when the manifest's profiles are of another
     environment). max_wait_ms and max_queue bound the queue, see `router.admission`. answer_ms is kept back
@@ -46,6 +47,7 @@ class Config(BaseModel):
     port: Port = 8080
     grpc: bool = True
     grpc_port: Port = 8081
+    admin_port: Port | None = None
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -65,7 +65,7 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-def make_server(app: FastAPI, *, drain_s: float) -> GatewayServer:
+def make_server(app: Starlette, *, drain_s: float) -> GatewayServer:
     """Return the server of an application; the caller binds the socket and passes it to `serve`."""
     config = uvicorn.Config(
         app,

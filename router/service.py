@@ -69,6 +69,7 @@ class Service:
         self._limiter, self._health = limiter, health
         self._metrics, self._clock = metrics, clock
         self._accepting = True
+        self._held: str | None = None
 
     @property
     def serving(self) -> Serving:
@@ -88,7 +89,22 @@ class Service:
     @property
     def point_in_force(self) -> str:
         """Return the operating point of requests that name none."""
-        return self._serving.policies.controller.point
+        return self.held or self._serving.policies.controller.point
+
+    @property
+    def held(self) -> str | None:
+        """Return the operating point that an administrator holds; None when load decides.
+
+        One that a new set does not publish is not held while that set is in force.
+        """
+        known = {point.name for point in self._serving.fleet.points}
+        return self._held if self._held in known else None
+
+    def hold(self, name: str | None) -> None:
+        """Hold an operating point whatever the load, None for none; raises UnknownOperatingPoint."""
+        if name is not None:
+            self._serving.point(name)
+        self._held = name
 
     @property
     def ready(self) -> bool:
@@ -138,7 +154,7 @@ class Service:
         now_ns = self._clock.now_ns()
         first = serving.home.plan.stages[0].variant
         in_force = policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
-        point = serving.wished(wishes, in_force)
+        point = serving.wished(wishes, in_force if self._held is None else self.point_in_force)
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (get_args(Priority).index(wishes.priority), order_ns)
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
@@ -177,7 +193,7 @@ class Service:
             busy=self._pool.busy,
             workers=self._pool.size,
             limit=self._limiter.limit,
-            operating_point=policies.controller.point,
+            operating_point=self.point_in_force,
             operating_points=tuple(point.name for point in serving.fleet.points),
             slow_down=tuple(policies.slow_down.factors().items()),
             escalated=tuple(policies.escalations.shares().items()),

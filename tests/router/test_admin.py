@@ -1,0 +1,65 @@
+"""What an administrator may change while the gateway runs."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from router.bootstrap import Gateway
+from tests.router.conftest import Bench, http_to
+
+pytestmark = pytest.mark.anyio
+
+
+PNG = {"Content-Type": "image/png"}
+
+
+def admin_of(gateway: Gateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.admin), base_url="http://admin")
+
+
+async def test_a_point_is_held_and_let_go(bench: Bench, frame: bytes) -> None:
+    """Held, it answers what names no point, whatever the load; requests that name one get theirs."""
+    gateway = bench()
+    async with admin_of(gateway) as admin, http_to(gateway) as users:
+        assert (await admin.get("/operating-point")).json() == {"operating_point": "balanced", "held": False}
+        held = await admin.put("/operating-point", json={"operating_point": "fast"})
+        assert held.json() == {"operating_point": "fast", "held": True}
+        assert (await users.post("/v1/detect", content=frame, headers=PNG)).json()[
+            "operating_point"
+        ] == "fast"
+        named = await users.post(
+            "/v1/detect", content=frame, headers={**PNG, "X-Operating-Point": "accurate"}
+        )
+        assert named.json()["operating_point"] == "accurate"
+        assert (await users.get("/v1/operating-points")).json()["in_force"] == "fast"
+        await admin.put("/operating-point", json={"operating_point": None})
+        assert (await users.post("/v1/detect", content=frame, headers=PNG)).json()[
+            "operating_point"
+        ] == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"fast", "no JSON"),
+        (b"[]", "expected"),
+        (b'{"operating_point": 3}', "a name or null"),
+        (b'{"operating_point": "fast", "for": 5}', "expected"),
+        (b'{"operating_point": "nope"}', "known are fast, balanced, accurate"),
+    ],
+)
+async def test_what_is_not_understood_changes_nothing(bench: Bench, body: bytes, said: str) -> None:
+    """A body of another form or an unknown name is a problem that says what is expected."""
+    gateway = bench()
+    async with admin_of(gateway) as admin:
+        answer = await admin.put("/operating-point", content=body)
+        assert answer.status_code == 400
+        assert said in answer.json()["detail"]
+        assert not (await admin.get("/operating-point")).json()["held"]
+
+
+async def test_users_do_not_reach_it(bench: Bench) -> None:
+    """The users' port has no such path."""
+    async with http_to(bench()) as users:
+        assert (await users.put("/operating-point", json={"operating_point": None})).status_code == 404
