@@ -22,7 +22,7 @@ $(VENV)/.serving: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,otel]'
 	@touch $@ $(VENV)/.serving
 
 .venv-triton/.ready: tests/e2e/make_triton_env.sh

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from model_repo.codec import ManifestError
 from model_repo.publish import RepositoryError
 from model_repo.runtime.engine import EngineError
+from router import logs
 from router.bootstrap import Addresses, bind, build, serve
 from router.config import Config
 from router.engines import StartupError
@@ -24,7 +24,6 @@ _EPILOG = (
 )
 _DEFAULT = {name: field.default for name, field in Config.model_fields.items()}
 _LOG = logging.getLogger("router")
-_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def _option(name: str, text: str, panel: str) -> Any:  # Any: typer's own declaration
@@ -123,6 +122,13 @@ def command(
     log_level: Annotated[str, _option("log_level", "debug, info, warning or error", "Logging")] = _DEFAULT[
         "log_level"
     ],
+    log_format: Annotated[str, _option("log_format", "text or json", "Logging")] = _DEFAULT["log_format"],
+    otlp_endpoint: Annotated[
+        str | None, _option("otlp_endpoint", "OpenTelemetry: http://host:4318/v1/traces [none]", "Logging")
+    ] = None,
+    trace_share: Annotated[
+        float, _option("trace_share", "Of requests whose sender does not decide, those traced", "Logging")
+    ] = _DEFAULT["trace_share"],
 ) -> None:
     """Serve detections within latency budgets from a published model repository."""
     # Every local is an option, and the configuration's fields have the same names.
@@ -134,7 +140,7 @@ def command(
             name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
             typer.echo(f"Error: --{name}: {problem['msg']}" if name else f"Error: {problem['msg']}", err=True)
         raise typer.Exit(2) from error
-    logging.basicConfig(level=config.log_level.upper(), format=_FORMAT, stream=sys.stderr)
+    logs.set_up(config.log_level, as_json=config.log_format == "json")
     try:
         run(config)
     except (RepositoryError, ManifestError, StartupError, EngineError, ImportError) as error:

@@ -46,6 +46,7 @@ from router.planner import Costs, Planner
 from router.reload import Reloader, Steps
 from router.service import Service
 from router.serving import Policies, Serving
+from router.tracing import NoTracing, OpenTelemetry, Tracing
 from router.workers import WorkerPool
 
 _LOG = logging.getLogger(__name__)
@@ -64,11 +65,13 @@ class Gateway:
     metrics: Metrics
     reloader: Reloader
     admin: Starlette
+    tracing: Tracing
 
     def close(self) -> None:
-        """Stop the workers and let go of the engine."""
+        """Stop the workers, let go of the engine, and send the last traces."""
         self.pool.close()
         self.engine.close()
+        self.tracing.close()
 
 
 def build(config: Config, *, engine: Engine | None = None, clock: Clock | None = None) -> Gateway:
@@ -78,6 +81,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     StartupError when it cannot be served here, EngineError when a model does not run.
     """
     clock = clock or MonotonicClock()
+    tracing = _tracing(config)
     repository = publish.read(config.repo)
     workers = config.workers or max(_cores() // config.threads, 1)
     # The workers are the parallelism; OpenCV's own threads would only take their cores.
@@ -100,7 +104,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     )
     # Process-wide as well: a second series per counter, of when it was made, helps nobody.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
-    metrics = Metrics()
+    metrics = Metrics(tracing)
     service = Service(
         serving,
         pool,
@@ -142,7 +146,14 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         metrics,
         reloader,
         make_admin_app(service, metrics.render),
+        tracing,
     )
+
+
+def _tracing(config: Config) -> Tracing:
+    if config.otlp_endpoint is None:
+        return NoTracing()
+    return OpenTelemetry.exporting(config.otlp_endpoint, config.trace_share, release())
 
 
 def _engine(config: Config, workers: int) -> Engine:

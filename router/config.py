@@ -21,6 +21,7 @@ from router.budget import MAX_BUDGET_MS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Measure = Literal["auto", "always", "never"]
+LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -37,7 +38,9 @@ class Config(BaseModel):
     shadow_share: of the answers that a cascade gave early, those that its last stage looks at as well when a
     worker is idle.
     After a SIGTERM the gateway is not ready but answers for
-    drain_delay_s, then finishes what is in flight for up to drain_s.
+    drain_delay_s, then finishes what is in flight for up to drain_s. otlp_endpoint: where OpenTelemetry spans
+    go (http://collector:4318/v1/traces), None for nowhere; trace_share: of requests whose sender does not
+    decide.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +75,9 @@ class Config(BaseModel):
     drain_delay_s: NonNegativeFloat = 0.0
     drain_s: PositiveFloat = 20.0
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+    otlp_endpoint: str | None = None
+    trace_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

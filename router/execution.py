@@ -19,7 +19,14 @@ from model_repo.frame import FrameLimits, decode
 from model_repo.frontier import Certificate, Plan
 from model_repo.fusion import fuse
 from model_repo.reference import observation
-from model_repo.runtime.engine import Engine, EngineError, EngineTimeout, Tensors, answer_frame
+from model_repo.runtime.engine import (
+    TRACEPARENT,
+    Engine,
+    EngineError,
+    EngineTimeout,
+    Tensors,
+    answer_frame,
+)
 from router.budget import Clock, Deadline
 from router.engines import Fleet, ServedPoint
 from router.planner import Cut, Planner, Refusal
@@ -69,6 +76,7 @@ class Job:
     point: ServedPoint
     arrived_ns: int
     queued_ns: int
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,7 @@ class Executor:
         Raises FrameError on a frame that cannot be used and EngineError when the first stage does not run.
         """
         began_ns = self._clock.now_ns()
+        TRACEPARENT.set(job.traceparent)
         result, staged = self._answer(job, cancelled, began_ns)
         service_ms = (self._clock.now_ns() - began_ns) / 1e6
         if staged is None:

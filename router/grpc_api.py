@@ -67,15 +67,16 @@ class DetectionServicer(wire_grpc.DetectionServicer):
     ) -> wire.DetectResponse:
         """Handle one call."""
         arrived_ns = self._clock.now_ns()
-        arrival = self._metrics.arrived("grpc")
+        headers = _grouped(context.invocation_metadata())
+        arrival = self._metrics.arrived("grpc", headers)
         request_id = request_id_of([request.request_id.encode()])
         try:
-            headers = _grouped(context.invocation_metadata())
             answer = await self._service.detect(
                 request.image,
                 self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
                 Wishes.of(headers, operating_point=request.operating_point or None),
                 arrived_ns=arrived_ns,
+                traceparent=arrival.traceparent,
             )
         except asyncio.CancelledError:
             arrival.end("cancelled")
@@ -84,16 +85,19 @@ class DetectionServicer(wire_grpc.DetectionServicer):
             problem = problem_of(error)
         except Exception:  # noqa: BLE001
             # The edge of a call: whatever nobody expected is logged and told as such.
-            _LOG.exception("call %s failed", request_id)
+            _LOG.exception("call %s failed", request_id, extra={"request_id": request_id})
             problem = internal_problem()
         else:
             if not isinstance(answer, Shed):
-                arrival.end("answered")
+                arrival.end("answered", answer=answer)
                 return encode_answer(answer, request_id)
             problem = problem_of(answer)
         arrival.end(problem.outcome, problem.slug)
         level = logging.WARNING if problem.outcome == "failed" else logging.INFO
-        _LOG.log(level, "call %s: %s: %s", request_id, problem.slug, problem.detail)
+        _LOG.log(
+            level, "call %s: %s: %s", request_id, problem.slug, problem.detail,
+            extra={"request_id": request_id, "problem": problem.slug},
+        )  # fmt: skip
         return await _abort(context, problem, request_id)
 
 

@@ -45,11 +45,11 @@ class DetectEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; the clock of its budget starts here, when its headers have been parsed."""
         arrived_ns = self._clock.now_ns()
-        arrival = self._metrics.arrived("http")
         headers = _group(scope["headers"])
+        arrival = self._metrics.arrived("http", headers)
         request_id = request_id_of(headers.get(_ID, []))
         try:
-            answer = await self._answer(headers, receive, arrived_ns)
+            answer = await self._answer(headers, receive, arrived_ns, arrival.traceparent)
         except SenderLeft:
             arrival.end("cancelled")
             return
@@ -60,19 +60,24 @@ class DetectEndpoint:
             await self._refuse(problem_of(error), arrival, request_id, send)
         except Exception:  # noqa: BLE001
             # The edge of a request: whatever nobody expected is logged and told as such.
-            _LOG.exception("request %s failed", request_id)
+            _LOG.exception("request %s failed", request_id, extra={"request_id": request_id})
             await self._refuse(internal_problem(), arrival, request_id, send)
         else:
             if isinstance(answer, Shed):
                 await self._refuse(problem_of(answer), arrival, request_id, send)
                 return
-            arrival.end("answered")
-            _LOG.debug("request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms)
+            arrival.end("answered", answer=answer)
+            _LOG.debug(
+                "request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms,
+                extra={"request_id": request_id},
+            )  # fmt: skip
             timing = (b"server-timing", server_timing(answer).encode())
             body = answer_json(answer, request_id)
             await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
 
-    async def _answer(self, headers: Headers, receive: Receive, arrived_ns: int) -> Answer | Shed:
+    async def _answer(
+        self, headers: Headers, receive: Receive, arrived_ns: int, traceparent: str | None
+    ) -> Answer | Shed:
         deadline = self._budgets.deadline(headers, arrived_ns)
         wishes = Wishes.of(headers)
         kind = only(headers, "Content-Type") or ""
@@ -81,13 +86,17 @@ class DetectEndpoint:
         if isinstance(frame, Shed):
             return frame
         return await _unless_sender_leaves(
-            self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns), receive
+            self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns, traceparent=traceparent),
+            receive,
         )
 
     async def _refuse(self, problem: Problem, arrival: Arrival, request_id: str, send: Send) -> None:
         arrival.end(problem.outcome, problem.slug)
         level = logging.WARNING if problem.outcome == "failed" else logging.INFO
-        _LOG.log(level, "request %s: %d %s: %s", request_id, problem.status, problem.slug, problem.detail)
+        _LOG.log(
+            level, "request %s: %d %s: %s", request_id, problem.status, problem.slug, problem.detail,
+            extra={"request_id": request_id, "problem": problem.slug},
+        )  # fmt: skip
         headers = list(problem.headers().items())
         if problem.status in (408, 413):
             # What is left of the body is not wanted.

@@ -18,6 +18,8 @@ from prometheus_client.registry import Collector
 from model_repo.frontier import Plan
 from router.drift import Signal
 from router.endpoints import EndpointState
+from router.execution import Answer
+from router.tracing import Headers, NoTracing, RequestTrace, Tracing
 
 Protocol = Literal["http", "grpc"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
@@ -56,25 +58,32 @@ class State:
 class Arrival:
     """A request that has arrived and has to end in exactly one outcome."""
 
-    __slots__ = ("_ended", "_metrics", "_protocol")
+    __slots__ = ("_ended", "_metrics", "_protocol", "_trace")
 
-    def __init__(self, metrics: Metrics, protocol: Protocol) -> None:
-        self._metrics, self._protocol = metrics, protocol
+    def __init__(self, metrics: Metrics, protocol: Protocol, trace: RequestTrace) -> None:
+        self._metrics, self._protocol, self._trace = metrics, protocol, trace
         self._ended = False
 
-    def end(self, outcome: OutcomeName, problem: str | None = None) -> None:
+    @property
+    def traceparent(self) -> str | None:
+        """Return what names this request to whoever is asked on its behalf, None when it is not traced."""
+        return self._trace.traceparent
+
+    def end(self, outcome: OutcomeName, problem: str | None = None, answer: Answer | None = None) -> None:
         """Count the outcome, and the problem's slug if any; raises RuntimeError the second time."""
         if self._ended:
             raise RuntimeError("a request ended twice")
         self._ended = True
         self._metrics.count_end(self._protocol, outcome, problem)
+        self._trace.end(outcome, problem, answer)
 
 
 class Metrics:
     """All series of one gateway; safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._tracing = tracing or NoTracing()
         self._arrivals = self._counter("arrivals", "Requests that arrived", "protocol")
         self._requests = self._counter("requests", "Requests by how they ended", "protocol", "outcome")
         self._problems = self._counter("problems", "Requests without an answer, by problem", "problem")
@@ -129,10 +138,10 @@ class Metrics:
             for outcome in get_args(OutcomeName):
                 self._requests.labels(protocol, outcome)
 
-    def arrived(self, protocol: Protocol) -> Arrival:
-        """Count an arrival."""
+    def arrived(self, protocol: Protocol, headers: Headers | None = None) -> Arrival:
+        """Count an arrival, and begin its trace where requests are traced."""
         self._arrivals.labels(protocol).inc()
-        return Arrival(self, protocol)
+        return Arrival(self, protocol, self._tracing.begin(headers or {}, protocol))
 
     def count_end(self, protocol: Protocol, outcome: OutcomeName, problem: str | None) -> None:
         """Count how a request ended; called by `Arrival.end` alone."""

@@ -126,19 +126,25 @@ class Service:
         self._accepting = False
 
     async def detect(
-        self, frame: bytes, deadline: Deadline, wishes: Wishes, *, arrived_ns: int
+        self,
+        frame: bytes,
+        deadline: Deadline,
+        wishes: Wishes,
+        *,
+        arrived_ns: int,
+        traceparent: str | None = None,
     ) -> Answer | Shed:
         """Answer an encoded frame, or shed it because of load.
 
-        arrived_ns: when the request's clock started. Raises UnknownOperatingPoint, UnmeetableAccuracy,
-        UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge when the request is at fault, NotReady or
-        EngineFailed when the gateway is. Cancelling the call drops the work if it is queued; a running
-        inference is not taken back.
+        arrived_ns: when the request's clock started. traceparent: passed on to the engine. Raises
+        UnknownOperatingPoint, UnmeetableAccuracy, UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge
+        when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the call drops
+        the work if it is queued; a running inference is not taken back.
         """
         serving = self._serving
         serving.inside += 1
         try:
-            return await self._detect(serving, frame, deadline, wishes, arrived_ns)
+            return await self._detect(serving, frame, deadline, wishes, arrived_ns, traceparent)
         finally:
             serving.inside -= 1
 
@@ -149,6 +155,7 @@ class Service:
         deadline: Deadline,
         wishes: Wishes,
         arrived_ns: int,
+        traceparent: str | None,
     ) -> Answer | Shed:
         policies, pool = serving.policies, self._pool
         now_ns = self._clock.now_ns()
@@ -166,7 +173,7 @@ class Service:
         permit = self._limiter.acquire(wishes.priority)
         if isinstance(permit, Shed):
             return permit
-        job = Job(frame, deadline, point, arrived_ns, now_ns)
+        job = Job(frame, deadline, point, arrived_ns, now_ns, traceparent)
         return self._conclude(serving, await self._work(serving, job, order, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:

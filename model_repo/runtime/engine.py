@@ -12,6 +12,7 @@ Errors: EngineError
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,9 @@ from model_repo.frontier import Variant
 from model_repo.latency import RuntimeName
 
 Tensors = Mapping[str, NDArray[np.float32]]
+
+TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""The W3C header of the request that this thread works for; engines that ask a server pass it on."""
 
 
 class EngineError(Exception):

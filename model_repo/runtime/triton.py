@@ -31,6 +31,7 @@ from model_repo.frontier import Variant
 from model_repo.latency import RuntimeName
 from model_repo.runtime.chain import OUTPUT, check_frames, check_rows
 from model_repo.runtime.engine import (
+    TRACEPARENT,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -195,6 +196,7 @@ class TritonEngine:
                 [tensor],
                 outputs=[InferRequestedOutput(OUTPUT)],
                 client_timeout=_left_s(deadline_s, variant.name),
+                headers=_trace(),
             )
         except InferenceServerException as error:
             # A server that was started anew knows no regions; registering again costs one small call.
@@ -289,3 +291,8 @@ def _left_s(deadline_s: float, name: str) -> float:
 
 def _text(error: InferenceServerException) -> str:
     return f"{error.status() or 'error'}: {error.message()}"
+
+
+def _trace() -> dict[str, str] | None:
+    traceparent = TRACEPARENT.get()
+    return None if traceparent is None else {"traceparent": traceparent}
