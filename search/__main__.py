@@ -57,6 +57,9 @@ CalmShare = Annotated[
 Favour = Annotated[
     Path | None, typer.Option(help="RUN/explore/candidates.jsonl: train more on what that search would keep")
 ]
+Polish = Annotated[
+    bool | None, typer.Option(help="train only what --favour says, each at its own resolution [no]")
+]
 AnyWayUp = Annotated[bool | None, typer.Option(help="frames have no up: train on turned ones as well [no]")]
 CheckpointS = Annotated[float | None, typer.Option(help="seconds between checkpoints of training [60]")]
 CalibrationShare = Annotated[
@@ -114,6 +117,7 @@ def run(
     solo_share: SoloShare = None,
     calm_share: CalmShare = None,
     favour: Favour = None,
+    polish: Polish = None,
     any_way_up: AnyWayUp = None,
     space: SpaceText = None,
     checkpoint_s: CheckpointS = None,
@@ -164,6 +168,7 @@ def train(
     solo_share: SoloShare = None,
     calm_share: CalmShare = None,
     favour: Favour = None,
+    polish: Polish = None,
     any_way_up: AnyWayUp = None,
     space: SpaceText = None,
     checkpoint_s: CheckpointS = None,

@@ -68,6 +68,7 @@ class Settings(Value):
     solo_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
     calm_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     favour: str | None = None
+    polish: bool = False
     any_way_up: bool = False
     space: SpaceChoices = SpaceChoices()
     algorithm: Algorithm = "nsga2"
@@ -98,6 +99,8 @@ class Settings(Value):
         given = [name for name in ("steps", "minutes", "weights") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.polish and self.favour is None:
+            raise ValueError("polish needs favour: the subnets to polish")
         return self
 
     def of_step(self, step: str) -> dict[str, Setting]:
@@ -110,7 +113,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "calibration_share"),
     "train": (
         "seed", "steps", "minutes", "weights", "batch_size", "learning_rate", "random_subnets", "any_way_up",
-        "space", "init", "solo_share", "calm_share", "favour",
+        "space", "init", "solo_share", "calm_share", "favour", "polish",
     ),
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",

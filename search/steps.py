@@ -156,6 +156,7 @@ def train(context: Context) -> list[Path]:
         random_subnets=settings.random_subnets,
         solo_share=settings.solo_share,
         calm_share=settings.calm_share,
+        polish=settings.polish,
         favoured=() if settings.favour is None else _favoured(Path(settings.favour), space),
         augment=AugmentConfig(vertical_flip=turns, transpose=turns),
         seed=settings.seed,

@@ -73,6 +73,7 @@ class TrainConfig:
         solo_share: the first share of the budget, in which the largest subnet learns alone.
         favoured: names of subnets that are drawn more often, such as those an earlier search kept.
         favoured_share: the chance of a random subnet to be one of them, at the step's resolution.
+        polish: train the favoured subnets alone, each at its own resolution, with the largest to teach them.
         teacher_share: how much of the other subnets' target is the largest one's prediction; the rest is
             labels.
         ema_decay: of the moving average of the weights.
@@ -95,6 +96,7 @@ class TrainConfig:
     solo_share: float = 0.4
     favoured: tuple[str, ...] = ()
     favoured_share: float = 0.5
+    polish: bool = False
     teacher_share: float = 0.5
     ema_decay: float = 0.998
     calm_share: float = 0.15
@@ -117,6 +119,8 @@ class TrainConfig:
             raise ValueError(f"solo_share must be at least 0 and below 1, got {self.solo_share}")
         if not 0.0 <= self.favoured_share <= 1.0:
             raise ValueError(f"favoured_share must be between 0 and 1, got {self.favoured_share}")
+        if self.polish and not self.favoured:
+            raise ValueError("polish needs favoured subnets")
 
     def identity(self) -> str:
         """Return what makes two configurations the same run, as canonical JSON."""
@@ -243,6 +247,10 @@ def subnets_of(
     if share < config.solo_share:
         return drawn
     rng = np.random.default_rng((config.seed, _SUBNETS, step))
+    if config.polish:
+        own = [arch for arch in _nearest(config.favoured, resolution) if arch not in drawn]
+        chosen = rng.permutation(len(own))[: max(config.random_subnets, 1)]
+        return [*drawn, *(own[int(k)] for k in chosen)]
     drawn.append(replace(space.smallest, resolution=resolution))
     favoured = _nearest(config.favoured, resolution)
     for _ in range(config.random_subnets):
@@ -251,6 +259,13 @@ def subnets_of(
         else:
             drawn.append(space.sample(rng, resolution=resolution))
     return list(dict.fromkeys(drawn))
+
+
+def _resolutions(config: TrainConfig, space: Space) -> tuple[int, ...]:
+    """Return what a step's resolution is drawn from: in polishing, each favoured subnet's own."""
+    if config.polish:
+        return tuple(Architecture.parse(name).resolution for name in config.favoured)
+    return space.resolutions
 
 
 def _nearest(names: Sequence[str], resolution: int) -> list[Architecture]:
@@ -305,7 +320,7 @@ class _Run:
         step = self.step
         while step < config.steps if config.steps is not None else not self.exhausted:
             share = self.share if config.steps is None else step / config.steps
-            resolution = resolution_of(config.seed, step, self.space.resolutions)
+            resolution = resolution_of(config.seed, step, _resolutions(config, self.space))
             augment = calm if share >= 1.0 - config.calm_share else config.augment
             yield BatchPlan(step, self.space.input_wh(resolution), augment)
             step += 1

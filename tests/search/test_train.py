@@ -192,6 +192,20 @@ def test_favoured_subnets_are_drawn_more_often() -> None:
     assert subnets_of(always, TINY, 0, 96, 1.0)[2:] == [Architecture.parse(high)]
 
 
+def test_polishing_trains_the_favoured_at_their_own_resolutions() -> None:
+    """Every step has the largest as the teacher and favoured subnets of its resolution, nothing else."""
+    low = tuple(f"r64-d1.{depth}.1.1-w16.16.24.16-n16-h1" for depth in (1, 2))
+    high = "r96-d1.2.1.1-w8.16.24.16-n16-h1"
+    config = replace(CONFIG, favoured=(*low, high), polish=True, solo_share=0.0, random_subnets=1)
+    drawn = [subnets_of(config, TINY, step, 64, 0.5) for step in range(20)]
+    assert {archs[0] for archs in drawn} == {replace(TINY.largest, resolution=64)}
+    assert {arch.name for archs in drawn for arch in archs[1:]} == set(low)
+    assert all(len(archs) == 2 for archs in drawn)
+    assert [arch.name for arch in subnets_of(config, TINY, 0, 96, 0.5)[1:]] == [high]
+    with pytest.raises(ValueError, match="polish needs favoured"):
+        replace(CONFIG, polish=True)
+
+
 def test_the_largest_learns_alone_at_first(tmp_path: Path) -> None:
     """The first share of the budget trains the largest subnet alone, the rest the whole sandwich."""
     reports: list[StepReport] = []
