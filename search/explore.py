@@ -50,15 +50,17 @@ def explore(
     images: int,
     seed: int,
     population: int = POPULATION,
+    known_good: Sequence[Architecture] = (),
     minutes: float | None = None,
     progress: Progress | None = None,
 ) -> list[Candidate]:
     """Evaluate `budget` distinct subnets, smallest and largest first, and return them in that order.
 
-    images: how many a candidate that is not given up runs on. The journal holds one line per finished
-    evaluation; those lines are not evaluated again. With `minutes`, no candidate is started after that time,
-    and the search then does not repeat exactly. Raises RunError when the journal is of another search,
-    ValueError when the budget is below 2.
+    images: how many a candidate that is not given up runs on. known_good: subnets that an earlier search
+    found; they begin the first generation, which is as large as they are if need be. The journal holds one
+    line per finished evaluation; those lines are not evaluated again. With `minutes`, no candidate is started
+    after that time, and the search then does not repeat exactly. Raises RunError when the journal is of
+    another search, ValueError when the budget is below 2.
     """
     if budget < 2:
         raise ValueError(f"the budget must be at least 2 candidates, got {budget}")
@@ -75,7 +77,8 @@ def explore(
         rng = np.random.default_rng([seed, generation])
         wanted = min(population, budget - len(done))
         if generation == 0:
-            tasks = [Task(one, ()) for one in _first_generation(space, latency_ms, wanted, rng)]
+            first = [*known_good, *_first_generation(space, latency_ms, wanted, rng)]
+            tasks = [Task(one, ()) for one in list(dict.fromkeys(first))[: max(wanted, len(known_good))]]
         else:
             tasks = strategy.propose(done, seen, wanted, rng)
         if not tasks:

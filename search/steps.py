@@ -157,7 +157,7 @@ def train(context: Context) -> list[Path]:
         solo_share=settings.solo_share,
         calm_share=settings.calm_share,
         polish=settings.polish,
-        favoured=() if settings.favour is None else _favoured(Path(settings.favour), space),
+        favoured=_favoured(settings, space),
         augment=AugmentConfig(vertical_flip=turns, transpose=turns),
         seed=settings.seed,
         init=None if settings.init is None else _digest_given("init", Path(settings.init)),
@@ -187,8 +187,11 @@ def train(context: Context) -> list[Path]:
     return [result.weights, result.history]
 
 
-def _favoured(journal: Path, space: Space) -> tuple[str, ...]:
+def _favoured(settings: Settings, space: Space) -> tuple[str, ...]:
     """Return the best subnets of another run's journal of candidates, those that this space holds."""
+    if settings.favour is None:
+        return ()
+    journal = Path(settings.favour)
     try:
         candidates = [Candidate.model_validate_json(line) for line in journal.read_text().splitlines()]
         archs = [Architecture.parse(candidate.architecture) for candidate in kept(candidates, _FAVOURED)]
@@ -240,6 +243,7 @@ def explore(context: Context) -> list[Path]:
             images=count,
             seed=settings.seed,
             population=settings.population,
+            known_good=[Architecture.parse(name) for name in _favoured(settings, space)],
             minutes=settings.explore_minutes,
             progress=context.progress,
         )

@@ -65,11 +65,12 @@ def search(
     population: int = 8,
     algorithm: Algorithm = "nsga2",
     latency_weight: float | None = None,
+    known_good: Sequence[Architecture] = (),
 ) -> list[Candidate]:
     drawn = strategy(algorithm, SPACE, latency_ms, population=population, latency_weight=latency_weight)
     return explore(
         SPACE, drawn, evaluate, latency_ms, Journal(journal), budget=budget, images=IMAGES, seed=seed,
-        population=population,
+        population=population, known_good=known_good,
     )  # fmt: skip
 
 
@@ -86,6 +87,16 @@ def test_smallest_and_largest_come_first_and_nothing_twice(
     assert names[:2] == [SPACE.smallest.name, SPACE.largest.name]
     assert len(set(names)) == len(names) == 40
     assert max(candidate.generation for candidate in done) == 4
+
+
+def test_what_an_earlier_search_found_is_looked_at_first(tmp_path: Path) -> None:
+    """Known subnets begin the first generation, however many they are, and count toward the budget."""
+    rng = np.random.default_rng(4)
+    known = [SPACE.sample(rng) for _ in range(12)]
+    done = search(tmp_path / "j", Counting(), budget=30, seed=1, known_good=known)
+    assert [candidate.architecture for candidate in done[:12]] == [one.name for one in known]
+    assert [candidate.generation for candidate in done[:13]] == [0] * 12 + [1]
+    assert len(done) == 30
 
 
 @pytest.mark.parametrize(("algorithm", "weight"), ALGORITHMS)
