@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 JOBS ?= 2
 
-.PHONY: help demo test check format bench wire clean system
+.PHONY: help demo test check format bench bench-models bench-serving soak wire clean system
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -52,11 +52,26 @@ format: $(VENV)/.dev ## Format the code and mend what lint can
 wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. router/wire/*.proto
 
-bench: $(VENV)/.dev ## Measure the claims of the README on the demo frontier (about 20 minutes)
-	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
+bench: bench-models bench-serving ## Measure every claim on the demo frontier (an hour, in two parts)
+
+bench-models: $(VENV)/.dev build/conveyor/conveyor.json ## Claims about models and routing
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench routing --repo model_repo --data build/conveyor
+	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
+
+bench-serving: $(VENV)/.dev build/conveyor/conveyor.json ## Claims about the gateway under load, on two cores
+	$(BIN)/python -m loadtest bench overhead --repo model_repo --frames build/conveyor/test
+	$(BIN)/python -m loadtest bench budgets --repo model_repo --frames build/conveyor/test
+	$(BIN)/python -m loadtest bench overload --repo model_repo --frames build/conveyor/test
+	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
+	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test
+
+soak: $(VENV)/.dev build/conveyor/conveyor.json ## Load the gateway for 20 minutes and look for leaks
+	$(BIN)/python -m loadtest bench soak --repo model_repo --frames build/conveyor/test
+
+build/conveyor/conveyor.json: $(VENV)/.dev
+	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
 
 clean: ## Remove what was built
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
