@@ -54,24 +54,25 @@ wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 
 bench: bench-models bench-serving ## Measure every claim on the demo frontier (an hour, in two parts)
 
-bench-models: $(VENV)/.dev build/conveyor/conveyor.json ## Claims about models and routing
+bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and routing
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench routing --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
 
-bench-serving: $(VENV)/.dev build/conveyor/conveyor.json ## Claims about the gateway under load, on two cores
+bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores
 	$(BIN)/python -m loadtest bench overhead --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench budgets --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench overload --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test
 
-soak: $(VENV)/.dev build/conveyor/conveyor.json ## Load the gateway for 20 minutes and look for leaks
+soak: $(VENV)/.dev build/conveyor/.rendered ## Load the gateway for 20 minutes and look for leaks
 	$(BIN)/python -m loadtest bench soak --repo model_repo --frames build/conveyor/test
 
-build/conveyor/conveyor.json: $(VENV)/.dev
+build/conveyor/.rendered: $(VENV)/.dev
 	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
+	touch $@
 
 clean: ## Remove what was built
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
