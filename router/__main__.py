@@ -83,7 +83,7 @@ def command(
     ],
     admin_port: Annotated[
         int | None,
-        _option("admin_port", "For the administrator, on 127.0.0.1 only; 0 for any [none]", "Network"),
+        _option("admin_port", "For the administrator, on 127.0.0.1; default: none", "Network"),
     ] = None,
     max_queue: Annotated[
         int, _option("max_queue", "Requests that may wait; more are shed", "Limits")
@@ -124,7 +124,8 @@ def command(
     ],
     log_format: Annotated[str, _option("log_format", "text or json", "Logging")] = _DEFAULT["log_format"],
     otlp_endpoint: Annotated[
-        str | None, _option("otlp_endpoint", "OpenTelemetry: http://host:4318/v1/traces [none]", "Logging")
+        str | None,
+        _option("otlp_endpoint", "OpenTelemetry: http://host:4318/v1/traces; default: none", "Logging"),
     ] = None,
     trace_share: Annotated[
         float, _option("trace_share", "Of requests whose sender does not decide, those traced", "Logging")
