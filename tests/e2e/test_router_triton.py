@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from model_repo.codec import encode
 from model_repo.publish import MANIFEST, Repository, read
 from model_repo.runtime.openvino import OpenVinoEngine
 from model_repo.runtime.triton import TritonEngine
-from router.client import GatewayClient, RequestRejected
+from router.client import GatewayClient, GatewayFailed, GatewayOverloaded, RequestRejected
 from search.measure import latency_samples_ms, predictions
 from search.run_folder import Silent
 from tests.e2e.gateway_process import gateway_process
@@ -26,9 +29,11 @@ IMAGE = squares_frame([Square(0, 0, 0), Square(2, 1, 1, 200)], (256, 192))
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A repository without a measurement on Triton, and the Triton that serves it."""
+    """A repository without a measurement on Triton, the folder rendered for it, and the Triton that serves
+    it."""
 
     repository: Repository
+    rendered: Path
     server: TritonServer
 
 
@@ -51,7 +56,7 @@ def served(triton_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     repository = read(repository.root)
     rendered = triton.render_repository(repository, "python", folder / "rendered")
     with run_triton(triton_env, rendered, folder / "log") as server:
-        yield Served(repository, server)
+        yield Served(repository, rendered, server)
 
 
 def test_the_gateway_answers_alike_through_triton_and_embedded(served: Served) -> None:
@@ -75,6 +80,45 @@ def test_the_gateway_answers_alike_through_triton_and_embedded(served: Served) -
         np.testing.assert_allclose(theirs.xyxy, ours.xyxy, atol=0.02)
         np.testing.assert_allclose(theirs.score, ours.score, atol=1e-4)
         np.testing.assert_array_equal(theirs.label, ours.label)
+
+
+def test_servers_that_die_and_come_back(served: Served, triton_env: Path, tmp_path: Path) -> None:
+    """One of two killed costs no answer; both gone, errors come within the budget; one back, all is well."""
+    first, frame = served.server, encode_image(IMAGE)
+    with run_triton(triton_env, served.rendered, tmp_path / "second.log") as other:
+        urls = f"{other.url},{first.url}"
+        options = ("--runtime", "triton", "--triton-url", urls, "--triton-runs", "openvino")
+        with (
+            gateway_process(served.repository.root, *options) as gateway,
+            GatewayClient(gateway.url) as client,
+        ):
+            expected = client.detect(frame, operating_point="fast").as_detections()
+
+            def ask() -> bool:
+                """Ask once within a budget; say whether there was an answer, which must be the right one."""
+                began_s = time.monotonic()
+                try:
+                    found = client.detect(frame, operating_point="fast", budget_ms=3_000).as_detections()
+                except (GatewayFailed, GatewayOverloaded):
+                    assert time.monotonic() - began_s < 4.0
+                    return False
+                np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=0.02)
+                return True
+
+            other.kill()
+            assert all(ask() for _ in range(30)), "the first one is there"
+            os.killpg(first.pid, signal.SIGSTOP)
+            try:
+                assert not any(ask() for _ in range(4))
+                port = int(other.url.rsplit(":", 1)[1])
+                with run_triton(triton_env, served.rendered, tmp_path / "third.log", grpc_port=port):
+                    give_up_s = time.monotonic() + 60.0
+                    while not ask():
+                        assert time.monotonic() < give_up_s, "it never came back"
+                    assert all(ask() for _ in range(20)), "failures have stopped"
+            finally:
+                os.killpg(first.pid, signal.SIGCONT)
+            assert gateway.terminate() == 0
 
 
 def test_the_search_measures_on_triton_as_on_any_engine(served: Served) -> None:

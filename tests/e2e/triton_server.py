@@ -54,15 +54,18 @@ def run_triton(
     *,
     control: Literal["none", "explicit"] = "none",
     models: tuple[str, ...] = (),
+    grpc_port: int | None = None,
 ) -> Iterator[TritonServer]:
     """Serve a rendered repository until the block ends.
 
-    control: explicit starts with `models` alone and loads others when it is asked to.
+    grpc_port: a free one without. control: explicit starts with `models` alone and loads others when it is
+    asked to.
     Raises RuntimeError with the end of the log when the server does not become ready.
     """
     site = environment / "lib" / "python3.11" / "site-packages"
     server = site / "pytriton" / "tritonserver"
-    grpc_port, http_port, metrics_port = _free_ports(3)
+    any_port, http_port, metrics_port = _free_ports(3)
+    grpc_port = grpc_port or any_port
     prefix = f"paretogate-test-{os.getpid()}-{grpc_port}-"
     command = [
         str(server / "bin" / "tritonserver"),
