@@ -20,6 +20,10 @@ FIRST_SLICE = 16
 """How many images a subnet must have answered to count as evaluated (all, where there are fewer)."""
 
 
+# Quantization and more images move accuracies, and not all of them alike.
+_TRAIL_MARGIN = 0.03
+
+
 class Candidate(Value):
     """A subnet that ran with its own batch norms on validation images.
 
@@ -75,16 +79,21 @@ def ranks(candidates: Sequence[Candidate]) -> tuple[NDArray[np.int64], NDArray[n
     return rank, crowding
 
 
-def kept(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+def kept(candidates: Sequence[Candidate], count: int, *, max_trail: float = 1.0) -> list[Candidate]:
     """Return at most `count` finished candidates to measure, cheapest first: the non-dominated, thinned or
     filled.
 
+    max_trail: by how much the objective of a published one may trail the best one's. Those far below it are
+    left out, unless nothing else is there.
     Too many: repeatedly drop the one whose neighbours in (log latency, accuracy) are nearest, never an end.
     Too few: fill up from the later fronts, since measured latency and quantization will reorder near ties.
     """
     if count < 2:
         raise ValueError(f"at least 2 must be kept, got {count}")
     whole = finished(candidates)
+    floor = max((candidate.accuracy for candidate in whole), default=0.0) - max_trail - _TRAIL_MARGIN
+    able = [candidate for candidate in whole if candidate.accuracy >= floor]
+    whole = able if len(able) > 1 else whole
     points = [(candidate.latency_ms, candidate.accuracy) for candidate in whole]
     front = [whole[i] for i in non_dominated(points)]
     while len(front) > count:

@@ -119,7 +119,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
         "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou",
     ),
-    "export": ("seed", "keep", "precisions", "quantization", "nms_iou"),
+    "export": ("seed", "keep", "max_trail", "precisions", "quantization", "nms_iou"),
     "measure": ("seed", "objective", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
     "route": ("seed",),
     "publish": ("seed",),

@@ -285,7 +285,7 @@ def export(context: Context) -> list[Path]:
     """Export each kept architecture, fused and with its own batch norms, in every precision."""
     settings, folder, space = context.settings, context.folder, space_of(context)
     root = folder.root / "export"
-    chosen = kept(read_candidates(context), settings.keep)
+    chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
     for left in root.glob(".making-*"):  # by a run that was stopped
         rmtree(left)
     evaluator = _judge(context).evaluator(exact=True, threads=cores())
