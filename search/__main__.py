@@ -243,6 +243,7 @@ app.command(rich_help_panel="Tools")(tools.render)
 app.command(rich_help_panel="Tools")(tools.triton)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
 app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)
+app.command(rich_help_panel=_PUBLISHED)(tools.remeasure)
 
 
 def _do(

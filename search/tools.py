@@ -118,6 +118,30 @@ def plans(
     _print_plans(opened(repo).frontier, Console(), every=every)
 
 
+def remeasure(
+    repo: RepositoryOption,
+    data: DataOption,
+    samples: Annotated[int, typer.Option(min=20, help="per model, runtime and concurrency")] = 200,
+    out: Annotated[
+        Path | None, typer.Option(help="publish into this repository [the one that is read]")
+    ] = None,
+) -> None:
+    """Measure latencies and plan costs of a published repository again, on this machine.
+
+    Models, plans and accuracies stay; the repository is replaced at once or not at all.
+    """
+    from rich.console import Console
+
+    from search.console import ConsoleProgress
+    from search.data.coco import read_dataset
+    from search.remeasure import remeasure as measure
+
+    repository = opened(repo)
+    with ConsoleProgress(Console()) as progress:
+        frontier = measure(repository, read_dataset(data, needed=("test",)), progress, samples=samples)
+    _publish_again(repository, frontier, out or repo)
+
+
 def calibrate(
     repo: RepositoryOption,
     data: DataOption,
@@ -142,8 +166,6 @@ def calibrate(
     """
     from rich.console import Console
 
-    from model_repo.publish import RepositoryError
-    from model_repo.publish import publish as publish_repository
     from search.calibrate import Wish
     from search.calibrate import calibrate as refit
     from search.console import ConsoleProgress
@@ -154,17 +176,23 @@ def calibrate(
         raise RunError(f"split: {split!r} is none of {', '.join(_FITTED_ON)}")
     wish = Wish(None if escalate is None else _share(escalate), max_loss, max_mean_ms)
     repository, console = opened(repo), Console()
+    with ConsoleProgress(console) as progress:
+        frontier = refit(
+            repository, read_dataset(data, needed=()), progress, split=role, wish=wish, seed=seed
+        )
+    published = _publish_again(repository, frontier, out or repo)
+    _print_plans(published.frontier, console, every=False)
+
+
+def _publish_again(repository: Repository, frontier: Frontier, out: Path) -> Repository:
+    """Publish another manifest for models that are published already; raises RunError."""
+    from model_repo.publish import RepositoryError, publish
+
+    models = repository.root / "models"
     try:
-        with ConsoleProgress(console) as progress:
-            frontier = refit(
-                repository, read_dataset(data, needed=()), progress, split=role, wish=wish, seed=seed
-            )
-        models = repository.root / "models"
-        folders = {variant.folder: models / variant.folder for variant in frontier.variants}
-        published = publish_repository(out or repo, frontier, folders)
+        return publish(out, frontier, {v.folder: models / v.folder for v in frontier.variants})
     except RepositoryError as error:
         raise RunError(str(error)) from error
-    _print_plans(published.frontier, console, every=False)
 
 
 _FITTED_ON: tuple[SplitName, ...] = ("calibration", "valid", "train")

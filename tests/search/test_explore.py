@@ -272,6 +272,13 @@ def test_what_is_kept_has_the_ends_of_the_frontier(drawn: list[tuple[float, floa
     assert not left or max(taken) <= min(left) + 1
 
 
+def test_what_trails_too_far_is_not_kept() -> None:
+    """What could never be published makes room, but two are always kept."""
+    done = [evaluated(name, ms, m) for name, ms, m in (("a", 1.0, 0.3), ("b", 2.0, 0.68), ("c", 3.0, 0.9))]
+    assert [c.architecture for c in kept(done, 3, max_trail=0.2)] == ["b", "c"]
+    assert [c.architecture for c in kept(done, 3, max_trail=0.1)] == ["a", "b", "c"]
+
+
 def test_what_was_given_up_is_not_kept() -> None:
     """A candidate that did not run to the end is never measured, whatever its first slice said."""
     done = [evaluated("a", 1.0, 0.3), evaluated("b", 2.0, 0.4), evaluated("c", 1.0, 0.9, whole=False)]

@@ -1,0 +1,93 @@
+"""Measure a published repository again: the same models and plans, the latencies of this machine and moment.
+
+Whoever serves on other hardware than the search ran on, or published from a busy machine, gets profiles and
+plan costs that hold there; accuracy, alignments and rules do not depend on the machine and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model_repo.frontier import Frontier, Plan, Variant
+from model_repo.latency import Histogram, LatencyProfile, RuntimeName
+from model_repo.plans import plan_cost
+from model_repo.publish import Repository
+from model_repo.runtime.select import environment, make_engine, supports
+from search.artifacts import cores
+from search.data.coco import Dataset
+from search.measure import COST_FRAMES, decode_cost, latency_samples_ms, loaded, profile_of
+from search.run_folder import Progress, RunError
+
+_CONCURRENCIES = (1, 2)
+Profiles = dict[tuple[str, RuntimeName], tuple[LatencyProfile, ...]]
+
+
+def remeasure(
+    repository: Repository, dataset: Dataset, progress: Progress, *, samples: int = 200
+) -> Frontier:
+    """Return the frontier with latencies and plan costs measured here, on the frames of split `test`.
+
+    What the manifest says of a runtime that this machine does not run stays as it was. Raises RunError when
+    the plans' own runtime does not run here, or not all variants of its plans do.
+    """
+    frontier, here = repository.frontier, environment()
+    images = loaded(dataset, "test").images
+    profiles: Profiles = {}
+    for runtime in dict.fromkeys(r for variant in frontier.variants for r in variant.runtimes):
+        if runtime == "triton":
+            continue
+        variants = [
+            variant
+            for variant in frontier.variants
+            if runtime in variant.runtimes and supports(runtime, variant.precision)
+        ]
+        engine = make_engine(runtime, threads=1, parallelism=cores())
+        for variant in variants:
+            engine.load(repository.root, variant)
+        for concurrency in _CONCURRENCIES:
+            progress.start(f"latency on {runtime}, {concurrency} at once", samples * len(variants))
+            taken = latency_samples_ms(
+                engine, variants, images, samples=samples, concurrency=concurrency, progress=progress
+            )
+            for variant in variants:
+                profile = profile_of(
+                    taken[variant.name],
+                    engine=engine,
+                    precision=variant.precision,
+                    concurrency=concurrency,
+                    environment=here,
+                )
+                profiles[variant.name, runtime] = (*profiles.get((variant.name, runtime), ()), profile)
+        engine.close()
+    encoded = [record.path.read_bytes() for record in dataset.splits["test"].images[:COST_FRAMES]]
+    decode, rule = decode_cost(encoded, rule=False), decode_cost(encoded, rule=True)
+    return frontier.model_copy(
+        update={
+            "environment": here,
+            "decode": decode,
+            "variants": tuple(_measured(variant, profiles) for variant in frontier.variants),
+            "plans": tuple(_priced(plan, profiles, decode, rule) for plan in frontier.plans),
+        }
+    )
+
+
+def _measured(variant: Variant, profiles: Profiles) -> Variant:
+    measurements = tuple(
+        measurement.model_copy(
+            update={"latency": profiles.get((variant.name, measurement.runtime), measurement.latency)}
+        )
+        for measurement in variant.measurements
+    )
+    return variant.model_copy(update={"measurements": measurements})
+
+
+def _priced(plan: Plan, profiles: Profiles, decode: Histogram, rule: Histogram) -> Plan:
+    stages: list[Histogram] = []
+    for stage in plan.stages:
+        measured: Sequence[LatencyProfile] = profiles.get((stage.variant, plan.runtime), ())
+        if not measured:
+            raise RunError(f"plan {plan.name}: {stage.variant} does not run on {plan.runtime} here")
+        stages.append(measured[0].histogram)
+    reach = [1.0, *plan.accuracy[0].escalated]
+    cost = plan_cost(rule if len(stages) > 1 else decode, stages, reach)
+    return plan.model_copy(update={"mean_ms": cost.mean_ms, "p99_ms": cost.p99_ms})
