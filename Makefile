@@ -22,7 +22,8 @@ $(VENV)/.serving: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[dev,otel]'
+	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[otel]'  # apart: together pip tries combinations for minutes
 	@touch $@ $(VENV)/.serving
 
 .venv-triton/.ready: tests/e2e/make_triton_env.sh
