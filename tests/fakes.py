@@ -277,7 +277,7 @@ def _variant(
             split=split, images=10, map=quality, map50=quality + 0.05, f1=quality, f1_threshold=0.3,
             map_low=quality - 0.05, map_high=quality + 0.05,
         )
-        for split in _SPLITS
+        for split in dict.fromkeys((*_SPLITS, "calibration"))
     )  # fmt: skip
     return Variant(
         name=f"tiny-{index}",
