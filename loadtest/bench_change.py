@@ -19,12 +19,13 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtest.bench_load import Capacity, find_capacity, load, served
+from loadtest.bench_load import LIMITS, Capacity, find_capacity, load, served
 from loadtest.frames import Frame
 from loadtest.process import HOST
-from loadtest.runner import Limits, Request, run_open_loop
+from loadtest.runner import Request, run_open_loop
 from loadtest.sample import Sample
 from loadtest.schedule import Arrivals, arrivals_ns
+from loadtest.target import Target
 from loadtest.verdict import Conditions, judge
 from model_repo.scoring import Truth
 
@@ -34,7 +35,6 @@ Document = dict[str, Any]  # Any: a manifest as JSON
 LEAST_TIMES_ATTAINMENT = 2.0
 _BASE, _BURST = 0.6, 5.0
 _PHASES_S = (10.0, 10.0, 10.0, 10.0, 5.0)
-_LIMITS = Limits(timeout_s=5.0, in_flight=4_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _bursts(base_hz: float, seed: int) -> Arrivals:
 
 
 async def _attempt(
-    target: Any,  # Any: a Target; named so in `served`
+    target: Target,
     name: str,
     frames: Sequence[Frame],
     truths: tuple[Truth, ...],
@@ -116,7 +116,7 @@ async def _attempt(
 ) -> Attempt:
     contents = [frame.content for frame in frames]
     classes = (await target.describe()).classes
-    samples = await run_open_loop(target, contents, times, Request(budget_ms=budget_ms), _LIMITS)
+    samples = await run_open_loop(target, contents, times, Request(budget_ms=budget_ms), LIMITS)
     verdict = judge(samples, Conditions(budget_ms=budget_ms), truths, classes)
     effective = verdict.effective
     return Attempt(name, verdict.attainment, 0.0 if effective is None else effective.map)

@@ -33,7 +33,7 @@ TIMES_P50 = 3.0
 _SINGLE_REQUESTS = 300
 _PROBE_S = 8.0
 _STEPS = 6
-_LIMITS = Limits(timeout_s=5.0, in_flight=4_000)
+LIMITS = Limits(timeout_s=5.0, in_flight=4_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ async def load(
 ) -> tuple[Sample, ...]:
     """Send Poisson arrivals for some seconds; no sample when nothing was due."""
     times = arrivals_ns("poisson", max(rate_hz, 1.0), seconds, np.random.default_rng([seed, 0x10AD]))
-    return await run_open_loop(target, frames, times, request, _LIMITS)
+    return await run_open_loop(target, frames, times, request, LIMITS)
 
 
 def in_time(samples: Sequence[Sample], budget_ms: float) -> float:

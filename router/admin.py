@@ -7,6 +7,7 @@ that name a point or a least accuracy get what they ask for, held or not.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ def make_admin_app(service: Service, metrics: Callable[[], bytes]) -> Starlette:
         return JSONResponse(_state(service))
 
     async def expose(_: Request) -> Response:
-        return Response(metrics(), media_type=exposition.CONTENT_TYPE)
+        return Response(await asyncio.to_thread(metrics), media_type=exposition.CONTENT_TYPE)
 
     return Starlette(
         routes=[

@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from router.errors import MalformedBudget
+from router.headers import Headers, only
 
 BUDGET_HEADER = "X-Latency-Budget-Ms"
 GRPC_TIMEOUT_HEADER = "grpc-timeout"
@@ -81,7 +82,7 @@ class Budgets:
 
     def deadline(
         self,
-        headers: Mapping[bytes, Sequence[bytes]],
+        headers: Headers,
         start_ns: int,
         *,
         call_s: float | None = None,
@@ -91,7 +92,8 @@ class Budgets:
         headers: by lower-case name, all values. call_s: what a gRPC call has left, None when it has no end.
         Raises MalformedBudget, which names the header.
         """
-        said = [ms for name, read in _READERS if (values := headers.get(name)) and (ms := read(values))]
+        texts = ((read, only(headers, name, MalformedBudget)) for name, read in _READERS)
+        said = [read(text) for read, text in texts if text is not None]
         # A call without a deadline is told as years.
         if call_s is not None and call_s * 1e3 <= MAX_BUDGET_MS:
             said.append(call_s * 1e3)
@@ -102,11 +104,10 @@ class Budgets:
         return Deadline.after(start_ns, min(budget_ms, self.most_ms))
 
 
-def _decimal(header: str, ms_per_unit: float, unit: str) -> Callable[[Sequence[bytes]], float]:
+def _decimal(header: str, ms_per_unit: float, unit: str) -> Callable[[str], float]:
     """Return a reader of one positive decimal number of a unit, at most an hour of it."""
 
-    def read(values: Sequence[bytes]) -> float:
-        text = _only(header, values)
+    def read(text: str) -> float:
         if not _DECIMAL.fullmatch(text):
             raise MalformedBudget(f"{header}: {text[:40]!r} is not a decimal number of {unit}")
         budget_ms = float(text) * ms_per_unit
@@ -118,9 +119,8 @@ def _decimal(header: str, ms_per_unit: float, unit: str) -> Callable[[Sequence[b
     return read
 
 
-def _grpc_timeout(values: Sequence[bytes]) -> float:
+def _grpc_timeout(text: str) -> float:
     """Read gRPC's own form, an integer and a unit; senders without a deadline may say years."""
-    text = _only(GRPC_TIMEOUT_HEADER, values)
     found = _GRPC_TIMEOUT.fullmatch(text)
     budget_ms = int(found[1]) * _GRPC_UNIT_MS[found[2]] if found else 0.0
     if budget_ms <= 0.0:
@@ -131,15 +131,9 @@ def _grpc_timeout(values: Sequence[bytes]) -> float:
     return budget_ms
 
 
-def _only(header: str, values: Sequence[bytes]) -> str:
-    if len(values) > 1:
-        raise MalformedBudget(f"{header} stands {len(values)} times, expected once")
-    return values[0].decode("latin-1").strip()
-
-
-_READERS: tuple[tuple[bytes, Callable[[Sequence[bytes]], float]], ...] = (
-    (BUDGET_HEADER.lower().encode(), _decimal(BUDGET_HEADER, 1.0, "milliseconds")),
-    (GRPC_TIMEOUT_HEADER.encode(), _grpc_timeout),
-    (ENVOY_HEADER.encode(), _decimal(ENVOY_HEADER, 1.0, "milliseconds")),
-    (SECONDS_HEADER.encode(), _decimal(SECONDS_HEADER, 1e3, "seconds")),
+_READERS: tuple[tuple[str, Callable[[str], float]], ...] = (
+    (BUDGET_HEADER, _decimal(BUDGET_HEADER, 1.0, "milliseconds")),
+    (GRPC_TIMEOUT_HEADER, _grpc_timeout),
+    (ENVOY_HEADER, _decimal(ENVOY_HEADER, 1.0, "milliseconds")),
+    (SECONDS_HEADER, _decimal(SECONDS_HEADER, 1e3, "seconds")),
 )

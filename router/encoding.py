@@ -6,12 +6,10 @@ import json
 import math
 from functools import lru_cache
 
-from model_repo.frontier import Certificate, Frontier, SplitName
+from model_repo.frontier import Certificate, Frontier
 from router.documents import CertificateDocument, PointDocument, PointsDocument
-from router.engines import Fleet
+from router.engines import Fleet, published_accuracy
 from router.execution import Answer
-
-_SPLITS: tuple[SplitName, ...] = ("test", "valid", "calibration", "train")
 
 
 def describe_points(
@@ -22,8 +20,7 @@ def describe_points(
     points = []
     for point in fleet.points:
         plan = point.plan
-        by_split = {accuracy.split: accuracy for accuracy in plan.accuracy}
-        accuracy = next((by_split[split] for split in _SPLITS if split in by_split), None)
+        accuracy = published_accuracy(plan)
         points.append(
             PointDocument(
                 name=point.name,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.frontier import Frontier, OperatingPoint, Plan, Variant
+from model_repo.frontier import Frontier, OperatingPoint, Plan, PlanAccuracy, SplitName, Variant
 from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, EngineUnavailable, answer_frame
@@ -72,6 +72,15 @@ class Fleet:
         }
 
 
+_SPLITS: tuple[SplitName, ...] = ("test", "valid", "calibration", "train")
+
+
+def published_accuracy(plan: Plan) -> PlanAccuracy | None:
+    """Return a plan's accuracy as users are told it: of test where it was scored there; None if nowhere."""
+    by_split = {accuracy.split: accuracy for accuracy in plan.accuracy}
+    return next((by_split[split] for split in _SPLITS if split in by_split), None)
+
+
 def _reach(plan: Plan) -> tuple[float, ...]:
     later = len(plan.stages) - 1
     known = plan.accuracy[0].escalated if plan.accuracy else ()
@@ -112,6 +121,9 @@ def load_fleet(
             ready[name] = variant
     plans = tuple(plan for plan in candidates if all(stage.variant in ready for stage in plan.stages))
     if not plans:
+        for variant in ready.values():
+            if variant.folder not in loaded:
+                engine.unload(variant)
         raise StartupError(
             f"no plan of {repository.root} runs on {source}: "
             f"{len(candidates)} of {len(frontier.plans)} plans name it, {len(ready)} of {len(names)}"

@@ -25,13 +25,14 @@ from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.errors import RouterError
 from router.execution import Answer
+from router.headers import Headers
 from router.http_detect import request_id_of
 from router.metrics import Metrics
 from router.problems import Problem, internal_problem, problem_of
 from router.service import Service
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
-from router.wishes import Headers, Wishes
+from router.wishes import Wishes
 
 _LOG = logging.getLogger(__name__)
 DOMAIN = "paretogate"

@@ -18,11 +18,12 @@ from router.budget import Budgets, Clock
 from router.encoding import answer_json, server_timing
 from router.errors import RouterError
 from router.execution import Answer
+from router.headers import Headers, only
 from router.http_body import Bodies, Receive, SenderLeft
 from router.metrics import Arrival, Metrics
 from router.problems import Problem, internal_problem, problem_of
 from router.service import Service
-from router.wishes import Headers, Wishes, only
+from router.wishes import Wishes
 
 _LOG = logging.getLogger(__name__)
 ID_HEADER = "X-Request-Id"

@@ -18,8 +18,10 @@ from prometheus_client.registry import Collector
 from model_repo.frontier import Plan
 from router.drift import Signal
 from router.endpoints import EndpointState
+from router.engines import published_accuracy
 from router.execution import Answer
-from router.tracing import Headers, NoTracing, RequestTrace, Tracing
+from router.headers import Headers
+from router.tracing import NoTracing, RequestTrace, Tracing
 
 Protocol = Literal["http", "grpc"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
@@ -217,11 +219,9 @@ class Metrics:
         for gauge in (self._point_map, self._point_mean_s, self._point_p99_s):
             gauge.clear()
         for name, plan in points:
-            by_split = {accuracy.split: accuracy.map for accuracy in plan.accuracy}
-            for split in ("test", "valid", "calibration", "train"):
-                if split in by_split:
-                    self._point_map.labels(name, plan.name).set(by_split[split])
-                    break
+            accuracy = published_accuracy(plan)
+            if accuracy is not None:
+                self._point_map.labels(name, plan.name).set(accuracy.map)
             self._point_mean_s.labels(name, plan.name).set(plan.mean_ms / 1e3)
             self._point_p99_s.labels(name, plan.name).set(plan.p99_ms / 1e3)
 

@@ -77,7 +77,11 @@ class Reloader:
         """Look every `poll_s`, until cancelled."""
         while True:
             await asyncio.sleep(self._poll_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - the edge of a background task: nobody else would be told
+                _LOG.exception("looking for a new set failed; the one in force goes on")
+                self._metrics.reloaded("refused")
 
     async def look(self) -> None:
         """Take over a new set if there is one, and tend those that leave."""

@@ -43,8 +43,9 @@ from router.workers import Order, PoolClosed, Ticket, WorkerPool
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
+_RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
 # Behind every priority.
-_SHADOW_RANK = len(get_args(Priority))
+_SHADOW_RANK = len(_RANK)
 
 
 class Service:
@@ -163,7 +164,7 @@ class Service:
         in_force = policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
         point = serving.wished(wishes, in_force if self._held is None else self.point_in_force)
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
-        order = (get_args(Priority).index(wishes.priority), order_ns)
+        order = (_RANK[wishes.priority], order_ns)
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
         if left_ms < math.inf:
             wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy)

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from model_repo.frontier import Frontier, Plan, SplitName
+from model_repo.frontier import Frontier
 from model_repo.publish import Repository
 from router.controller import Controller
 from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
-from router.engines import Fleet, ServedPoint
+from router.engines import Fleet, ServedPoint, published_accuracy
 from router.errors import UnknownOperatingPoint, UnmeetableAccuracy
 from router.execution import Executor, StageRun
 from router.planner import Planner
 from router.wishes import ACCURACY_HEADER, Wishes
-
-_SPLITS: tuple[SplitName, ...] = ("test", "valid", "calibration", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +80,14 @@ class Serving:
         if wishes.operating_point is not None:
             return self.point(wishes.operating_point)
         point = self.point(in_force)
-        if wishes.min_map is None or published_map(point.plan) >= wishes.min_map:
+        if wishes.min_map is None or _map(point) >= wishes.min_map:
             return point
-        enough = [other for other in self.fleet.points if published_map(other.plan) >= wishes.min_map]
+        enough = [other for other in self.fleet.points if _map(other) >= wishes.min_map]
         if not enough:
-            best = max(self.fleet.points, key=lambda other: published_map(other.plan))
+            best = max(self.fleet.points, key=_map)
             raise UnmeetableAccuracy(
                 f"{ACCURACY_HEADER}: {wishes.min_map} is asked for; the most accurate operating point is"
-                f" {best.name} with {published_map(best.plan):.4f}"
+                f" {best.name} with {_map(best):.4f}"
             )
         return min(enough, key=lambda other: other.plan.mean_ms)
 
@@ -100,7 +98,6 @@ class Serving:
         return mean_ms, median_ms
 
 
-def published_map(plan: Plan) -> float:
-    """Return a plan's published mAP, of test where it was scored there; 0 when it was never scored."""
-    by_split = {accuracy.split: accuracy.map for accuracy in plan.accuracy}
-    return next((by_split[split] for split in _SPLITS if split in by_split), 0.0)
+def _map(point: ServedPoint) -> float:
+    accuracy = published_accuracy(point.plan)
+    return 0.0 if accuracy is None else accuracy.map

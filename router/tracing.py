@@ -11,17 +11,16 @@ came before the queue (reading the body) is the time that they leave over.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from router.engines import StartupError
 from router.execution import Answer
+from router.headers import Headers
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
-Headers = Mapping[bytes, Sequence[bytes]]
 _NAME = "paretogate.detect"
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from router.errors import MalformedRequest
+from router.headers import Headers, only
 
 POINT_HEADER = "X-Operating-Point"
 ACCURACY_HEADER = "X-Min-Accuracy"
 PRIORITY_HEADER = "X-Priority"
 Priority = Literal["high", "normal", "low"]
-Headers = Mapping[bytes, Sequence[bytes]]
-"""Header values by lower-case name."""
-
 _SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
 
 
@@ -51,13 +48,3 @@ class Wishes:
             None if accuracy is None else float(accuracy),
             "normal" if priority is None else known[priority],
         )
-
-
-def only(headers: Headers, name: str) -> str | None:
-    """Return a header's value, None without it; raises MalformedRequest when it stands more than once."""
-    values = headers.get(name.lower().encode())
-    if not values:
-        return None
-    if len(values) > 1:
-        raise MalformedRequest(f"{name} stands {len(values)} times, expected once")
-    return values[0].decode("latin-1").strip()

@@ -241,6 +241,36 @@ def levelled(visits_ms: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp(typical + np.median(slow)))
 
 
+def profiles_of(
+    engine: Engine,
+    variants: Sequence[Variant],
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    samples: int,
+    environment: Environment,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, tuple[LatencyProfile, ...]]:
+    """Measure loaded variants in full: a profile for one frame at a time and one for two, by name."""
+    progress = progress or Silent()
+    profiles: dict[str, tuple[LatencyProfile, ...]] = {variant.name: () for variant in variants}
+    for concurrency in (1, 2):
+        progress.start(f"latency on {engine.runtime}, {concurrency} at once", samples * len(variants))
+        taken = latency_samples_ms(
+            engine, variants, images, samples=samples, concurrency=concurrency, seed=seed, progress=progress
+        )
+        for variant in variants:
+            profile = profile_of(
+                taken[variant.name],
+                engine=engine,
+                precision=variant.precision,
+                concurrency=concurrency,
+                environment=environment,
+            )
+            profiles[variant.name] = (*profiles[variant.name], profile)
+    return profiles
+
+
 def profile_of(
     samples_ms: NDArray[np.float64],
     *,

@@ -41,7 +41,7 @@ from search.measure import (
     matched,
     median_ms,
     predictions,
-    profile_of,
+    profiles_of,
     save_predictions,
 )
 from search.results import Fitted, Measured, MeasuredAll, Routed, ScreenRow, read_measured, read_routed
@@ -295,32 +295,17 @@ def _in_full(
         context.progress.advance(1, variant.name)
         answers_of(context, engine, variant, calibration, "measure")
         context.progress.advance(1, variant.name)
-    profiles: dict[str, list[LatencyProfile]] = {variant.name: [] for variant in variants}
-    for concurrency in (1, 2):
-        context.progress.start(
-            f"latency on {runtime}, {concurrency} at once", settings.samples * len(variants)
-        )
-        taken = latency_samples_ms(
-            engine, variants, valid.images, samples=settings.samples, concurrency=concurrency,
-            seed=settings.seed, progress=context.progress,
-        )  # fmt: skip
-        for variant in variants:
-            profiles[variant.name].append(
-                profile_of(
-                    taken[variant.name],
-                    engine=engine,
-                    precision=variant.precision,
-                    concurrency=concurrency,
-                    environment=environment(),
-                )
-            )
+    profiles = profiles_of(
+        engine, variants, valid.images, samples=settings.samples, environment=environment(),
+        seed=settings.seed, progress=context.progress,
+    )  # fmt: skip
     engine.close()
     return [
         Measured(
             artifact=artifacts[variant.name],
             runtime=runtime,
             accuracy=accuracy[variant.name],
-            latency=tuple(profiles[variant.name]),
+            latency=profiles[variant.name],
         )
         for variant in variants
     ]

@@ -15,10 +15,9 @@ from model_repo.publish import Repository
 from model_repo.runtime.select import environment, make_engine, supports
 from search.artifacts import cores
 from search.data.coco import Dataset
-from search.measure import COST_FRAMES, decode_cost, latency_samples_ms, loaded, profile_of
+from search.measure import COST_FRAMES, decode_cost, loaded, profiles_of
 from search.run_folder import Progress, RunError
 
-_CONCURRENCIES = (1, 2)
 Profiles = dict[tuple[str, RuntimeName], tuple[LatencyProfile, ...]]
 
 
@@ -44,20 +43,8 @@ def remeasure(
         engine = make_engine(runtime, threads=1, parallelism=cores())
         for variant in variants:
             engine.load(repository.root, variant)
-        for concurrency in _CONCURRENCIES:
-            progress.start(f"latency on {runtime}, {concurrency} at once", samples * len(variants))
-            taken = latency_samples_ms(
-                engine, variants, images, samples=samples, concurrency=concurrency, progress=progress
-            )
-            for variant in variants:
-                profile = profile_of(
-                    taken[variant.name],
-                    engine=engine,
-                    precision=variant.precision,
-                    concurrency=concurrency,
-                    environment=here,
-                )
-                profiles[variant.name, runtime] = (*profiles.get((variant.name, runtime), ()), profile)
+        taken = profiles_of(engine, variants, images, samples=samples, environment=here, progress=progress)
+        profiles |= {(name, runtime): measured for name, measured in taken.items()}
         engine.close()
     encoded = [record.path.read_bytes() for record in dataset.splits["test"].images[:COST_FRAMES]]
     decode, rule = decode_cost(encoded, rule=False), decode_cost(encoded, rule=True)
