@@ -44,9 +44,14 @@ def command(
         str | None,
         _option("runtime", "openvino, onnxruntime or triton; default: by processor", "Engine"),
     ] = None,
-    threads: Annotated[int, _option("threads", "Cores per inference", "Engine")] = _DEFAULT["threads"],
+    threads: Annotated[
+        int | None, _option("threads", "Cores per inference; default: by a short measurement", "Engine")
+    ] = None,
     workers: Annotated[
         int | None, _option("workers", "Requests at work at once; default: cores / threads", "Engine")
+    ] = None,
+    cache: Annotated[
+        Path | None, _option("cache", "Remembers what was measured; default: ~/.cache/paretogate", "Engine")
     ] = None,
     measure: Annotated[
         str,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -23,10 +22,11 @@ from model_repo.frame import FrameLimits
 from model_repo.latency import Environment
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
-from model_repo.runtime.select import environment, make_engine
+from model_repo.runtime.select import default_runtime, environment, make_engine
 from router.admin import HOST as ADMIN_HOST
 from router.admin import make_admin_app
 from router.admission import Limiter, LittleLimit
+from router.arrangement import Arrangement, arrange, possible, user_cache
 from router.budget import Budgets, Clock, MonotonicClock
 from router.config import Config
 from router.controller import Controller, Rung
@@ -83,13 +83,15 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     clock = clock or MonotonicClock()
     tracing = _tracing(config)
     repository = publish.read(config.repo)
-    workers = config.workers or max(_cores() // config.threads, 1)
+    here = environment()
+    arrangement = _arrange(config, repository, here, given=engine is not None)
     # The workers are the parallelism; OpenCV's own threads would only take their cores.
     cv2.setNumThreads(1)
     if engine is None:
-        engine = _engine(config, workers)
-    pool = WorkerPool(workers)
-    prepare = partial(_serving, engine=engine, config=config, clock=clock, pool=pool)
+        engine = _engine(config, arrangement)
+    pool = WorkerPool(arrangement.workers)
+    measured = partial(_measured, engine=engine, config=config, here=here, threads=arrangement.threads)
+    prepare = partial(_serving, engine=engine, config=config, clock=clock, pool=pool, measured=measured)
     try:
         serving = prepare(repository, None)
     except BaseException:
@@ -97,7 +99,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         engine.close()
         raise
     limit = LittleLimit(
-        workers,
+        pool.size,
         service_ms=serving.fleet.mean_ms(serving.frontier.decode)[serving.home.plan.name],
         max_wait_ms=config.max_wait_ms,
         max_queue=config.max_queue,
@@ -108,7 +110,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     service = Service(
         serving,
         pool,
-        Limiter(limit, workers),
+        Limiter(limit, pool.size),
         EngineHealth(),
         metrics,
         clock,
@@ -156,9 +158,26 @@ def _tracing(config: Config) -> Tracing:
     return OpenTelemetry.exporting(config.otlp_endpoint, config.trace_share, release())
 
 
-def _engine(config: Config, workers: int) -> Engine:
+def _arrange(config: Config, repository: Repository, here: Environment, *, given: bool) -> Arrangement:
+    choices = possible(here.cores, threads=config.threads, workers=config.workers)
+    # Whose cores an engine uses that is given, or is Triton, is not ours to say.
+    if given or config.runtime == "triton" or config.measure == "never":
+        return choices[0]
+    return arrange(
+        repository,
+        config.operating_point,
+        config.runtime or default_runtime(),
+        choices,
+        partial(_engine, config),
+        here,
+        config.cache or user_cache(),
+    )
+
+
+def _engine(config: Config, arrangement: Arrangement) -> Engine:
+    workers = arrangement.workers
     if config.runtime != "triton":
-        return make_engine(config.runtime, threads=config.threads, parallelism=workers)
+        return make_engine(config.runtime, threads=arrangement.threads, parallelism=workers)
     return Endpoints(
         {
             url: make_engine(
@@ -177,6 +196,7 @@ def _serving(
     config: Config,
     clock: Clock,
     pool: WorkerPool,
+    measured: Callable[[Fleet], Fleet],
 ) -> Serving:
     """Load a set beside the one in force, warm it, measure it where need be, and wire its policies.
 
@@ -188,7 +208,7 @@ def _serving(
     try:
         _check_point(fleet, config.operating_point)
         warm(fleet, engine)
-        fleet = _measured(fleet, engine, config)
+        fleet = measured(fleet)
     except BaseException:
         for variant in fleet.variants.values():
             if variant.folder not in there:
@@ -254,20 +274,15 @@ def _points(service: Service, engine: Engine) -> PointsDocument:
     )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _measured(fleet: Fleet, engine: Engine, config: Config) -> Fleet:
+def _measured(fleet: Fleet, *, engine: Engine, config: Config, here: Environment, threads: int) -> Fleet:
     """Return the fleet under profiles that hold here, and say where they come from."""
-    here = environment()
-    reason = _elsewhere(fleet, engine, here, config.threads)
+    reason = _elsewhere(fleet, engine, here, threads)
     if config.measure == "never" or (config.measure == "auto" and reason is None):
         if reason is not None:
             _LOG.warning("published latencies are used although %s", reason)
         return fleet
     _LOG.warning("measuring %d variants: %s", len(fleet.variants), reason or "asked for by --measure always")
-    measured = measure_fleet(fleet, engine, here, config.threads)
+    measured = measure_fleet(fleet, engine, here, threads)
     for name, profiles in measured.profiles.items():
         published = min(fleet.profiles[name], key=lambda profile: profile.concurrency)
         _LOG.info("%s: %.2f ms here, %.2f ms as published", name, profiles[0].mean_ms, published.mean_ms)

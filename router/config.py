@@ -29,11 +29,13 @@ class Config(BaseModel):
     """Everything that can be set.
 
     admin_port: where an administrator on this machine may hold an operating point; None for nowhere.
-    threads: cores per inference; workers: requests at work at once, None for one per `threads` cores.
-    measure: when to measure the variants again at start (auto: when the manifest's profiles are of another
-    environment). max_wait_ms and max_queue bound the queue, see `router.admission`. answer_ms is kept back
-    from every budget for encoding and sending; default_budget_ms is for requests that say none, max_budget_ms
-    cuts longer ones. reload_s: seconds between looks at the manifest, 0 for never.
+    threads: cores per inference; workers: requests at work at once; None for what a short measurement at
+    start finds best, which is remembered in the folder `cache`, None for the user's own.
+    measure: when to measure at start: the variants again (auto: when the manifest's profiles are of another
+    environment), and the cores (auto and always). max_wait_ms and max_queue bound the queue, see
+    `router.admission`. answer_ms is kept back from every budget for encoding and sending;
+    default_budget_ms is for requests that say none, max_budget_ms cuts longer ones.
+    reload_s: seconds between looks at the manifest, 0 for never.
     drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.
     shadow_share: of the answers that a cascade gave early, those that its last stage looks at as well when a
     worker is idle.
@@ -55,8 +57,9 @@ class Config(BaseModel):
     triton_url: str | None = None
     triton_shared_memory: bool = False
     triton_runs: Literal["onnxruntime", "openvino"] = "onnxruntime"
-    threads: PositiveInt = 1
+    threads: PositiveInt | None = None
     workers: PositiveInt | None = None
+    cache: Path | None = None
     operating_point: str = "balanced"
     measure: Measure = "auto"
     max_queue: NonNegativeInt = 64

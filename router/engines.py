@@ -66,7 +66,7 @@ class Fleet:
             plan.name: decode.mean_ms
             + sum(
                 share * min(self.profiles[stage.variant], key=lambda profile: profile.concurrency).mean_ms
-                for share, stage in zip(_reach(plan), plan.stages, strict=True)
+                for share, stage in zip(reach(plan), plan.stages, strict=True)
             )
             for plan in self.plans
         }
@@ -81,7 +81,8 @@ def published_accuracy(plan: Plan) -> PlanAccuracy | None:
     return next((by_split[split] for split in _SPLITS if split in by_split), None)
 
 
-def _reach(plan: Plan) -> tuple[float, ...]:
+def reach(plan: Plan) -> tuple[float, ...]:
+    """Return the share of frames that reach each stage of a plan, on its first split; 1 where not known."""
     later = len(plan.stages) - 1
     known = plan.accuracy[0].escalated if plan.accuracy else ()
     return (1.0, *(known if len(known) == later else (1.0,) * later))
