@@ -32,8 +32,6 @@ from search.run_folder import Progress, RunError
 
 KEPT_ACCURACY = 0.98
 KEPT_LATENCY = 0.60
-# A plan is chosen with so much of the largest model's accuracy to spare: other images give other numbers.
-_ACCURACY_MARGIN = 0.01
 _WARM_UP_FRAMES = 5
 
 
@@ -202,11 +200,11 @@ def _on_calibration(plan: Plan) -> float:
 def _judged(
     rows: Sequence[Row], frontier: Frontier, doubles: Sequence[Plan], runtime: RuntimeName
 ) -> CascadeResult:
-    """Choose the cheapest plan of two stages that keeps enough on calibration, with a margin; judge by what
-    was measured here."""
+    """Choose the cheapest plan of two stages that keeps on calibration what it should keep on test; judge it
+    by what was measured here."""
     by_name = {row.name: row for row in rows}
     _, largest = smallest_and_largest(frontier, runtime)
-    least = (KEPT_ACCURACY + _ACCURACY_MARGIN) * largest.on(runtime).accuracy_on("calibration").map
+    least = KEPT_ACCURACY * largest.on(runtime).accuracy_on("calibration").map
     able = [plan for plan in doubles if _on_calibration(plan) >= least]
     chosen = min(able, key=lambda plan: plan.mean_ms) if able else max(doubles, key=_on_calibration)
     plan, top = by_name[chosen.name], by_name[largest.name]
