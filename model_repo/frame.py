@@ -4,7 +4,7 @@ Training, measuring and serving all pass here, so that a frame looks the same to
 What comes over the wire is hostile: sizes are read from the header and refused before pixels are allocated.
 
 JPEG goes through simplejpeg (libjpeg-turbo), about twice as fast as OpenCV; PNG through OpenCV. Colours are
-upsampled the plain way: a third less time (0.93 to 0.64 ms for 640x480), one grey level of difference on
+upsampled the plain way: about a third less time, one grey level of difference on
 average, and training sees the same. EXIF orientation is not applied: answers are in the pixels of the image
 as it was sent.
 """
