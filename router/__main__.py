@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -162,6 +163,9 @@ def run(config: Config) -> None:
     http_socket = bind(config.host, config.port)
     with http_socket:
         gateway = build(config)
+        # What is there now stays: the collector need not look through all of it again and again.
+        gc.collect()
+        gc.freeze()
         try:
             uvloop.run(serve(config, gateway, http_socket, _say))
         finally:

@@ -13,7 +13,6 @@ from functools import partial
 
 import cv2
 import numpy as np
-from fastapi import FastAPI
 from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 
@@ -39,7 +38,7 @@ from router.execution import Executor
 from router.grpc_api import DetectionServicer, GrpcServer
 from router.http_api import Views, make_app, release
 from router.http_body import Bodies, BodyLimits
-from router.http_detect import DetectEndpoint
+from router.http_detect import Asgi, DetectEndpoint
 from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
 from router.planner import Costs, Planner
@@ -58,7 +57,7 @@ class Gateway:
     """A wired gateway: the service and both edges over it."""
 
     service: Service
-    app: FastAPI
+    app: Asgi
     servicer: DetectionServicer
     pool: WorkerPool
     engine: Engine

@@ -1,7 +1,7 @@
 """The JSON of the HTTP interface, as models for OpenAPI and the client.
 
 Answers are not written through them: validating and dumping a hundred detections would cost more than
-finding them in a small frame. `router.encoding` formats the text itself, and a test holds the two together.
+finding them in a small frame. `router.encoding` writes plain values, and a test holds the two together.
 """
 
 from __future__ import annotations

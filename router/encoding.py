@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import lru_cache
+
+import numpy as np
+import orjson
 
 from model_repo.frontier import Certificate, Frontier
 from router.documents import CertificateDocument, PointDocument, PointsDocument
 from router.engines import Fleet, published_accuracy
 from router.execution import Answer
+from router.planner import Cut
 
 
 def describe_points(
@@ -52,53 +55,54 @@ def describe_points(
 
 
 def answer_json(answer: Answer, request_id: str) -> bytes:
-    """Return the body of an `AnswerDocument`.
-
-    Names of variants, plans and points are plain by the manifest's own rules, and a request id by the
-    edge's, so they need no escaping; classes and certificates are escaped once.
-    """
-    detections = answer.detections
-    labels = _escaped(answer.classes)
-    objects = ",".join(
-        f'{{"box":{{"x1":{x1:.2f},"y1":{y1:.2f},"x2":{x2:.2f},"y2":{y2:.2f}}}'
-        f',"label":{labels[label]},"class_id":{label},"score":{score:.6f}}}'
-        for (x1, y1, x2, y2), label, score in zip(
-            detections.xyxy.tolist(), detections.label.tolist(), detections.score.tolist(), strict=True
-        )
+    """Return the body of an `AnswerDocument`; boxes to a hundredth of a pixel, scores to a millionth."""
+    found = answer.detections
+    boxes = np.round(found.xyxy.astype(np.float64), 2).tolist()
+    scores = np.round(found.score.astype(np.float64), 6).tolist()
+    classes = answer.classes
+    return orjson.dumps(
+        {
+            "request_id": request_id,
+            "operating_point": answer.operating_point,
+            "plan": answer.plan.name,
+            "stages": [
+                {"variant": stage.variant, "latency_ms": round(stage.latency_ms, 3)}
+                for stage in answer.stages
+            ],
+            "cut": None if answer.cut is None else _cut(answer.cut),
+            "certificate": None if answer.certificate is None else _certificate(answer.certificate),
+            "image": {"width": answer.image_wh[0], "height": answer.image_wh[1]},
+            "timing": {
+                "queue_ms": round(answer.queue_ms, 3),
+                "decode_ms": round(answer.decode_ms, 3),
+                "total_ms": round(answer.total_ms, 3),
+            },
+            "detections": [
+                {
+                    "box": {"x1": x1, "y1": y1, "x2": x2, "y2": y2},
+                    "label": classes[label],
+                    "class_id": label,
+                    "score": score,
+                }
+                for (x1, y1, x2, y2), label, score in zip(boxes, found.label.tolist(), scores, strict=True)
+            ],
+        }
     )
-    stages = ",".join(
-        f'{{"variant":"{stage.variant}","latency_ms":{stage.latency_ms:.3f}}}' for stage in answer.stages
-    )
-    certificate = "null" if answer.certificate is None else _certificate(answer.certificate)
-    return (
-        f'{{"request_id":"{request_id}","operating_point":"{answer.operating_point}"'
-        f',"plan":"{answer.plan.name}","stages":[{stages}],"cut":{_cut(answer)}'
-        f',"certificate":{certificate}'
-        f',"image":{{"width":{answer.image_wh[0]},"height":{answer.image_wh[1]}}}'
-        f',"timing":{{"queue_ms":{answer.queue_ms:.3f},"decode_ms":{answer.decode_ms:.3f}'
-        f',"total_ms":{answer.total_ms:.3f}}},"detections":[{objects}]}}'
-    ).encode()
-
-
-@lru_cache(maxsize=8)
-def _escaped(classes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(json.dumps(name) for name in classes)
 
 
 @lru_cache(maxsize=256)
-def _certificate(certificate: Certificate) -> str:
-    return json.dumps(certificate.model_dump())
+def _certificate(certificate: Certificate) -> dict[str, object]:
+    return certificate.model_dump()
 
 
-def _cut(answer: Answer) -> str:
-    cut = answer.cut
-    if cut is None:
-        return "null"
-    left = f"{cut.left_ms:.3f}" if math.isfinite(cut.left_ms) else "null"
-    return (
-        f'{{"stage":"{cut.stage}","plan":"{cut.plan}","reason":"{cut.reason}"'
-        f',"needed_ms":{cut.needed_ms:.3f},"left_ms":{left}}}'
-    )
+def _cut(cut: Cut) -> dict[str, object]:
+    return {
+        "stage": cut.stage,
+        "plan": cut.plan,
+        "reason": cut.reason,
+        "needed_ms": round(cut.needed_ms, 3),
+        "left_ms": round(cut.left_ms, 3) if math.isfinite(cut.left_ms) else None,
+    }
 
 
 def server_timing(answer: Answer) -> str:

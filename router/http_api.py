@@ -18,8 +18,8 @@ from router import metrics as exposition
 from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, SECONDS_HEADER
 from router.documents import AnswerDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
-from router.http_body import FORM_TYPE, RAW_TYPES
-from router.http_detect import ID_HEADER, DetectEndpoint, request_id_of
+from router.http_body import FORM_TYPE, RAW_TYPES, Receive
+from router.http_detect import ID_HEADER, Asgi, DetectEndpoint, Scope, Send, request_id_of
 from router.problems import Problem, internal_problem, problem_of, status_problem
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, Priority
 
@@ -45,8 +45,18 @@ def release() -> str:
         return "unknown"
 
 
-def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
-    """Return the ASGI application of a gateway."""
+def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> Asgi:
+    """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need."""
+    others = _others(detect, views, max_bytes)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        frame = scope["type"] == "http" and scope["path"] == DETECT_PATH and scope["method"] == "POST"
+        await (detect if frame else others)(scope, receive, send)
+
+    return app
+
+
+def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
     app = FastAPI(
         title="Paretogate",
         version=release(),
@@ -55,6 +65,7 @@ def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # For its other methods: they get a 405 that says which one there is.
         routes=[Route(DETECT_PATH, detect, methods=["POST"])],
     )
 

@@ -7,6 +7,7 @@ it all the same, see `router.http_api`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import uuid
@@ -28,10 +29,13 @@ from router.wishes import Wishes
 _LOG = logging.getLogger(__name__)
 ID_HEADER = "X-Request-Id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Together they are a request's id where its sender gave none.
+_PROCESS, _NUMBERS = uuid.uuid4().hex[:16], itertools.count(1)
 _ID = ID_HEADER.lower().encode()
 
 Scope = MutableMapping[str, Any]  # Any: as ASGI defines its scope
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]  # Any: as ASGI defines its messages
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class DetectEndpoint:
@@ -121,7 +125,7 @@ def request_id_of(values: Sequence[bytes]) -> str:
         text = values[0].decode("latin-1")
         if _REQUEST_ID.fullmatch(text):
             return text
-    return uuid.uuid4().hex
+    return f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
 def _group(raw: list[tuple[bytes, bytes]]) -> Headers:

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from router.http_detect import Asgi
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -65,7 +66,7 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-def make_server(app: Starlette, *, drain_s: float) -> GatewayServer:
+def make_server(app: Asgi, *, drain_s: float) -> GatewayServer:
     """Return the server of an application; the caller binds the socket and passes it to `serve`."""
     config = uvicorn.Config(
         app,

@@ -12,6 +12,7 @@ again when it is known how long the first one took.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -79,10 +80,7 @@ class Costs:
         answer_ms: float,
     ) -> None:
         self._decode_ms = decode.quantile_ms(QUANTILE)
-        self._quantiles_ms = {
-            name: sorted((profile.concurrency, profile.quantile_ms(QUANTILE)) for profile in measured)
-            for name, measured in profiles.items()
-        }
+        self._quantiles_ms = {name: _by_busy(measured) for name, measured in profiles.items()}
         self._slow_down = slow_down
         self.answer_ms = answer_ms
 
@@ -100,7 +98,16 @@ class Costs:
 
     def _profile_ms(self, variant: str, busy: int) -> float:
         quantiles = self._quantiles_ms[variant]
-        return next((ms for concurrency, ms in quantiles if concurrency >= busy), quantiles[-1][1])
+        return quantiles[min(max(busy, 1), len(quantiles)) - 1]
+
+
+def _by_busy(measured: Sequence[LatencyProfile]) -> tuple[float, ...]:
+    """Return the quantile for 1, 2, … workers at work: of the next concurrency that was measured."""
+    quantiles = sorted((profile.concurrency, profile.quantile_ms(QUANTILE)) for profile in measured)
+    most = quantiles[-1][0]
+    return tuple(
+        next(ms for concurrency, ms in quantiles if concurrency >= busy) for busy in range(1, most + 1)
+    )
 
 
 class Planner:
@@ -119,6 +126,11 @@ class Planner:
             )
             for plan in plans
         }
+        # What a plan needs to begin depends on its first variant alone, of which there are few.
+        self._firsts = {
+            name: tuple(dict.fromkeys(plan.stages[0].variant for plan in candidates))
+            for name, candidates in self._candidates.items()
+        }
         self._idle_ms = min(costs.idle_ms(plan.stages[0].variant) for plan in plans)
 
     def admit(self, asked: str, left_ms: float, wait_ms: float, busy: int) -> Refusal | None:
@@ -126,8 +138,11 @@ class Planner:
 
         asked: name of the plan asked for. busy: workers at work once the frame runs. Raises KeyError.
         """
+        firsts = self._firsts[asked]
+        if left_ms == math.inf:
+            return None
         fixed_ms = wait_ms + self._costs.decode_ms() + self._costs.answer_ms
-        needed_ms = fixed_ms + min(self._first_ms(plan, busy) for plan in self._candidates[asked])
+        needed_ms = fixed_ms + min(self._costs.stage_ms(variant, busy) for variant in firsts)
         if needed_ms <= left_ms:
             return None
         return Refusal(self._idle_ms, needed_ms, left_ms)
@@ -135,6 +150,8 @@ class Planner:
     def start(self, asked: str, left_ms: float, busy: int) -> Start | Refusal:
         """Choose the plan for a decoded frame; raises KeyError on a plan that is not run here."""
         candidates = self._candidates[asked]
+        if left_ms == math.inf:
+            return Start(candidates[0])
         wanted_ms = self._first_ms(candidates[0], busy) + self._costs.answer_ms
         if wanted_ms <= left_ms:
             return Start(candidates[0])
