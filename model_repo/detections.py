@@ -80,6 +80,10 @@ class Detections:
         """Return the `count` best by score, best first; ties keep their order."""
         return self.select(np.argsort(-self.score, kind="stable")[:count])
 
+    def at_least(self, score: float) -> Detections:
+        """Return those with at least a score, in their order."""
+        return self.select(self.score >= np.float32(score))
+
     def with_score(self, score: NDArray[np.float32]) -> Detections:
         """Return the same boxes under other scores."""
         return Detections(self.xyxy, score.astype(np.float32), self.label)

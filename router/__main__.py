@@ -100,6 +100,9 @@ def command(
     answer_ms: Annotated[
         float, _option("answer_ms", "Kept back from every budget for encoding and sending", "Limits")
     ] = _DEFAULT["answer_ms"],
+    min_score: Annotated[
+        float, _option("min_score", "Detections below are left out, if not asked for otherwise", "Models")
+    ] = _DEFAULT["min_score"],
     default_budget_ms: Annotated[
         float | None,
         _option("default_budget_ms", "Budget of requests that say none; default: none", "Limits"),

@@ -113,6 +113,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         EngineHealth(),
         metrics,
         clock,
+        min_score=config.min_score,
         shadow_share=config.shadow_share,
     )
     metrics.watch(service.state)

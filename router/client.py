@@ -33,7 +33,7 @@ from router.documents import (
 )
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, Priority
+from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
 _URN = "urn:paretogate:problem:"
 _OVERLOADED = "overloaded"
@@ -81,10 +81,11 @@ class GatewayClient:
         operating_point: str | None = None,
         min_accuracy: float | None = None,
         priority: Priority | None = None,
+        min_score: float | None = None,
         request_id: str | None = None,
     ) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        headers = _headers(budget_ms, operating_point, request_id, min_accuracy, priority)
+        headers = _headers(budget_ms, operating_point, request_id, _wishes(min_accuracy, priority, min_score))
         try:
             return _answer(self._http.post("/v1/detect", content=frame, headers=headers))
         except httpx.HTTPError as error:
@@ -135,10 +136,11 @@ class AsyncGatewayClient:
         operating_point: str | None = None,
         min_accuracy: float | None = None,
         priority: Priority | None = None,
+        min_score: float | None = None,
         request_id: str | None = None,
     ) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        headers = _headers(budget_ms, operating_point, request_id, min_accuracy, priority)
+        headers = _headers(budget_ms, operating_point, request_id, _wishes(min_accuracy, priority, min_score))
         try:
             return _answer(await self._http.post("/v1/detect", content=frame, headers=headers))
         except httpx.HTTPError as error:
@@ -186,6 +188,7 @@ class GrpcGatewayClient:
         operating_point: str | None = None,
         min_accuracy: float | None = None,
         priority: Priority | None = None,
+        min_score: float | None = None,
         request_id: str | None = None,
     ) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
@@ -193,7 +196,9 @@ class GrpcGatewayClient:
             image=frame, operating_point=operating_point or "", request_id=request_id or ""
         )
         timeout_s = None if budget_ms is None else budget_ms / 1e3
-        metadata = [(name.lower(), value) for name, value in _wishes(min_accuracy, priority).items()]
+        metadata = [
+            (name.lower(), value) for name, value in _wishes(min_accuracy, priority, min_score).items()
+        ]
         try:
             response = await self._stub.Detect(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
@@ -217,10 +222,9 @@ def _headers(
     budget_ms: float | None,
     operating_point: str | None,
     request_id: str | None,
-    min_accuracy: float | None,
-    priority: Priority | None,
+    wishes: Mapping[str, str],
 ) -> Mapping[str, str]:
-    headers = {"Content-Type": "application/octet-stream", **_wishes(min_accuracy, priority)}
+    headers = {"Content-Type": "application/octet-stream", **wishes}
     if budget_ms is not None:
         headers[BUDGET_HEADER] = f"{budget_ms:.3f}"
     if operating_point is not None:
@@ -230,9 +234,15 @@ def _headers(
     return headers
 
 
-def _wishes(min_accuracy: float | None, priority: Priority | None) -> Mapping[str, str]:
-    wishes = {} if min_accuracy is None else {ACCURACY_HEADER: f"{min_accuracy:.6f}"}
-    return wishes if priority is None else {**wishes, PRIORITY_HEADER: priority}
+def _wishes(
+    min_accuracy: float | None, priority: Priority | None, min_score: float | None
+) -> Mapping[str, str]:
+    said = {
+        ACCURACY_HEADER: None if min_accuracy is None else f"{min_accuracy:.6f}",
+        PRIORITY_HEADER: priority,
+        SCORE_HEADER: None if min_score is None else f"{min_score:.6f}",
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _answer(response: httpx.Response) -> AnswerDocument:

@@ -34,6 +34,8 @@ class Config(BaseModel):
     measure: when to measure at start: the variants again (auto: when the manifest's profiles are of another
     environment), and the cores (auto and always). max_wait_ms and max_queue bound the queue, see
     `router.admission`. answer_ms is kept back from every budget for encoding and sending;
+    min_score: detections below it are left out of answers that ask for no other; aligned scores are expected
+    shares of COCO thresholds met, so at a two-thousandth they are noise, three in four of all.
     default_budget_ms is for requests that say none, max_budget_ms cuts longer ones.
     reload_s: seconds between looks at the manifest, 0 for never.
     drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.
@@ -65,6 +67,7 @@ class Config(BaseModel):
     max_queue: NonNegativeInt = 64
     max_wait_ms: PositiveFloat = 1000.0
     answer_ms: NonNegativeFloat = 1.0
+    min_score: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0005
     default_budget_ms: PositiveFloat | None = None
     max_budget_ms: Annotated[float, Field(gt=0.0, le=MAX_BUDGET_MS)] = MAX_BUDGET_MS
     max_bytes: PositiveInt = 16 * 1024 * 1024

@@ -69,13 +69,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request as a worker sees it; times in nanoseconds of the clock."""
+    """A request as a worker sees it; times in nanoseconds of the clock.
+
+    min_score: detections below it are left out of the answer.
+    """
 
     frame: bytes
     deadline: Deadline
     point: ServedPoint
     arrived_ns: int
     queued_ns: int
+    min_score: float = 0.0
     traceparent: str | None = None
 
 
@@ -187,7 +191,7 @@ class Executor:
         certificate = start.plan.certificate
         ended_ns = self._clock.now_ns()
         answer = Answer(
-            detections=staged.detections,
+            detections=staged.detections.at_least(job.min_score),
             image_wh=(image.shape[1], image.shape[0]),
             classes=self._fleet.classes,
             operating_point=job.point.name,

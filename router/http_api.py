@@ -21,7 +21,7 @@ from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
 from router.http_detect import ID_HEADER, Asgi, DetectEndpoint, Scope, Send, request_id_of
 from router.problems import Problem, internal_problem, problem_of, status_problem
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, Priority
+from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
 DETECT_PATH = "/v1/detect"
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
@@ -156,6 +156,11 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                     ACCURACY_HEADER,
                     "The least published mAP, 0 to 1: the one in force or, where that is less accurate, the"
                     " cheapest operating point that is not. Deadlines still cut stages",
+                    "number",
+                ),
+                _header(
+                    SCORE_HEADER,
+                    "The least score of a detection in the answer, 0 to 1; 0 for all, mostly noise",
                     "number",
                 ),
                 {

@@ -33,6 +33,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PROCESS, _NUMBERS = uuid.uuid4().hex[:16], itertools.count(1)
 _ID = ID_HEADER.lower().encode()
 
+# Where a server has one, the future in a request's scope that is done when its connection is lost: asking it
+# costs less than a task that waits for the next message.
+SENDER_LEFT = "paretogate.sender_left"
 Scope = MutableMapping[str, Any]  # Any: as ASGI defines its scope
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]  # Any: as ASGI defines its messages
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -54,7 +57,7 @@ class DetectEndpoint:
         arrival = self._metrics.arrived("http", headers)
         request_id = request_id_of(headers.get(_ID, []))
         try:
-            answer = await self._answer(headers, receive, arrived_ns, arrival.traceparent)
+            answer = await self._answer(scope, headers, receive, arrived_ns, arrival.traceparent)
         except SenderLeft:
             arrival.end("cancelled")
             return
@@ -71,17 +74,17 @@ class DetectEndpoint:
             if isinstance(answer, Shed):
                 await self._refuse(problem_of(answer), arrival, request_id, send)
                 return
+            timing = (b"server-timing", server_timing(answer).encode())
+            body = answer_json(answer, request_id)
+            await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
             arrival.end("answered", answer=answer)
             _LOG.debug(
                 "request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms,
                 extra={"request_id": request_id},
             )  # fmt: skip
-            timing = (b"server-timing", server_timing(answer).encode())
-            body = answer_json(answer, request_id)
-            await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
 
     async def _answer(
-        self, headers: Headers, receive: Receive, arrived_ns: int, traceparent: str | None
+        self, scope: Scope, headers: Headers, receive: Receive, arrived_ns: int, traceparent: str | None
     ) -> Answer | Shed:
         deadline = self._budgets.deadline(headers, arrived_ns)
         wishes = Wishes.of(headers)
@@ -90,10 +93,16 @@ class DetectEndpoint:
         frame = await self._bodies.read(kind.encode("latin-1"), length[0] if length else None, receive)
         if isinstance(frame, Shed):
             return frame
-        return await _unless_sender_leaves(
-            self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns, traceparent=traceparent),
-            receive,
-        )
+        work = self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns, traceparent=traceparent)
+        left = scope.get(SENDER_LEFT)
+        if left is not None:
+            return await _unless(left, work)
+        # After a whole body the next message can only be that the sender has left.
+        watch = asyncio.ensure_future(receive())
+        try:
+            return await _unless(watch, work)
+        finally:
+            watch.cancel()
 
     async def _refuse(self, problem: Problem, arrival: Arrival, request_id: str, send: Send) -> None:
         arrival.end(problem.outcome, problem.slug)
@@ -135,26 +144,23 @@ def _group(raw: list[tuple[bytes, bytes]]) -> Headers:
     return headers
 
 
-async def _unless_sender_leaves(work: Awaitable[Answer | Shed], receive: Receive) -> Answer | Shed:
-    """Await work; raises SenderLeft, with the work cancelled, when the connection closes first."""
+async def _unless(left: asyncio.Future[Any], work: Awaitable[Answer | Shed]) -> Answer | Shed:
+    """Await work; raises SenderLeft, with the work cancelled, when `left` is done first."""
     task = asyncio.current_task()
     assert task is not None, "a request is handled in a task"
-    left = False
+    cancelled = False
 
-    def leave(_: asyncio.Future[MutableMapping[str, Any]]) -> None:  # Any: as ASGI defines its messages
-        nonlocal left
-        left = True
+    def leave(_: asyncio.Future[Any]) -> None:  # Any: what it was that told is not looked at
+        nonlocal cancelled
+        cancelled = True
         task.cancel()
 
-    # After a whole body the next message can only be that the sender has left.
-    watch = asyncio.ensure_future(receive())
-    watch.add_done_callback(leave)
+    left.add_done_callback(leave)
     try:
         return await work
     except asyncio.CancelledError:
-        if left and task.uncancel() == 0:
+        if cancelled and task.uncancel() == 0:
             raise SenderLeft from None
         raise
     finally:
-        watch.remove_done_callback(leave)
-        watch.cancel()
+        left.remove_done_callback(leave)

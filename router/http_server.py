@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from router.http_detect import Asgi
+from router.http_detect import SENDER_LEFT, Asgi
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -23,17 +25,28 @@ _TOO_LARGE_BODY = (
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Refuse a request whose head grows past a limit; the parser itself has none."""
+    """Refuse a request whose head grows past a limit, which the parser has not; tell of lost connections."""
 
     _head_bytes = 0
     _header_bytes = 0
     _in_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begin a connection."""
+        super().connection_made(transport)
+        self._left: asyncio.Future[None] = self.loop.create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the requests of this connection."""
+        super().connection_lost(exc)
+        self._left.set_result(None)
 
     def on_message_begin(self) -> None:
         """Begin to count."""
         self._in_head = True
         self._head_bytes = self._header_bytes = 0
         super().on_message_begin()
+        cast("dict[str, object]", self.scope)[SENDER_LEFT] = self._left
 
     def on_headers_complete(self) -> None:
         """Stop counting."""

@@ -60,11 +60,16 @@ class Service:
         metrics: Metrics,
         clock: Clock,
         *,
+        min_score: float = 0.0,
         shadow_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """shadow_share: of the early answers, those that an idle worker compares with the last stage's."""
+        """min_score: of detections in answers that ask for none.
+
+        shadow_share: of the early answers, those that an idle worker compares with the last stage's.
+        """
         self._serving, self._pool = serving, pool
+        self._min_score = min_score
         self._shadow_share, self._random = shadow_share, random.Random(seed)
         self._shadows: set[asyncio.Task[None]] = set()
         self._limiter, self._health = limiter, health
@@ -174,7 +179,8 @@ class Service:
         permit = self._limiter.acquire(wishes.priority)
         if isinstance(permit, Shed):
             return permit
-        job = Job(frame, deadline, point, arrived_ns, now_ns, traceparent)
+        min_score = self._min_score if wishes.min_score is None else wishes.min_score
+        job = Job(frame, deadline, point, arrived_ns, now_ns, min_score, traceparent)
         return self._conclude(serving, await self._work(serving, job, order, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
@@ -258,12 +264,22 @@ class Service:
         return worked
 
     def _conclude(self, serving: Serving, worked: Worked) -> Answer | Shed:
-        """Learn from what a worker did, and count it."""
-        policies, metrics, answer = serving.policies, self._metrics, worked.result
+        """Return what the sender gets; what can be learnt from it waits until that is on its way."""
+        answer = worked.result
         assert answer is not None, "only work whose sender has left has no result, and nobody awaits that"
         if isinstance(answer, Refusal):
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
             return self._shed(answer)
+        serving.inside += 1  # for what a shadow run will ask
+        asyncio.get_running_loop().call_soon(self._learn, serving, worked, answer)
+        if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
+            return replace(answer, certificate=None)
+        return answer
+
+    def _learn(self, serving: Serving, worked: Worked, answer: Answer) -> None:
+        """Learn from what a worker did, and count it."""
+        serving.inside -= 1
+        policies, metrics = serving.policies, self._metrics
         if worked.engine_error is None:
             self._health.succeeded()
         else:
@@ -293,9 +309,6 @@ class Service:
         )
         if answer.escalated is False and answer.cut is None and worked.image is not None:
             self._perhaps_shadow(serving, answer, worked.image)
-        if answer.certificate is not None and policies.drift.voids(answer.plan):
-            return replace(answer, certificate=None)
-        return answer
 
     def _perhaps_shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
         """Have the last stage look at a frame that was answered early, if nobody waits for a worker."""

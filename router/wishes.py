@@ -1,4 +1,4 @@
-"""What a request may ask for beside an answer: an operating point or a least accuracy, and a priority."""
+"""What a request may ask for: an operating point or a least accuracy, a least score, and a priority."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from router.headers import Headers, only
 
 POINT_HEADER = "X-Operating-Point"
 ACCURACY_HEADER = "X-Min-Accuracy"
+SCORE_HEADER = "X-Min-Score"
 PRIORITY_HEADER = "X-Priority"
 Priority = Literal["high", "normal", "low"]
 _SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
@@ -20,12 +21,14 @@ _SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
 class Wishes:
     """A request's wishes; None where it leaves the choice to the gateway.
 
-    min_map: the least published mAP of the plan, a fraction. priority: who is queued and let in first.
+    min_map: the least published mAP of the plan, a fraction. min_score: of the detections in the answer.
+    priority: who is queued and let in first.
     """
 
     operating_point: str | None = None
     min_map: float | None = None
     priority: Priority = "normal"
+    min_score: float | None = None
 
     @classmethod
     def of(cls, headers: Headers, *, operating_point: str | None = None) -> Wishes:
@@ -34,9 +37,7 @@ class Wishes:
         Raises MalformedRequest, which names the header.
         """
         point = only(headers, POINT_HEADER) if operating_point is None else operating_point
-        accuracy = only(headers, ACCURACY_HEADER)
-        if accuracy is not None and not _SHARE.fullmatch(accuracy):
-            raise MalformedRequest(f"{ACCURACY_HEADER}: {accuracy[:40]!r} is not a decimal between 0 and 1")
+        accuracy = _share(headers, ACCURACY_HEADER)
         if accuracy is not None and point is not None:
             raise MalformedRequest(f"{ACCURACY_HEADER} and {POINT_HEADER} exclude each other")
         priority = only(headers, PRIORITY_HEADER)
@@ -45,6 +46,14 @@ class Wishes:
             raise MalformedRequest(f"{PRIORITY_HEADER}: {priority[:40]!r} is none of {', '.join(known)}")
         return cls(
             point,
-            None if accuracy is None else float(accuracy),
+            accuracy,
             "normal" if priority is None else known[priority],
+            _share(headers, SCORE_HEADER),
         )
+
+
+def _share(headers: Headers, name: str) -> float | None:
+    text = only(headers, name)
+    if text is not None and not _SHARE.fullmatch(text):
+        raise MalformedRequest(f"{name}: {text[:40]!r} is not a decimal between 0 and 1")
+    return None if text is None else float(text)

@@ -18,7 +18,7 @@ from model_repo.frame import FrameLimits, decode
 from model_repo.runtime.engine import EngineUnavailable
 from router.bootstrap import Gateway
 from router.documents import AnswerDocument, PointsDocument, ProblemDocument
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, rows_of
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, http_to, sample
 
 pytestmark = pytest.mark.anyio
@@ -343,3 +343,22 @@ async def test_openapi_describes_bodies_and_problems(bench: Bench) -> None:
     text = str(document)
     for name in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
+
+
+async def test_doubtful_detections_are_left_out_as_asked(bench: Bench, frame: bytes) -> None:
+    """Below the configured least score nothing is said, unless the request names another one."""
+    engine = FakeEngine(rows={"tiny-0": rows_of((0, 0, 9, 9, 0.9, 0), (20, 20, 30, 30, 0.02, 0))})
+    gateway = bench(engine, min_score=0.3)
+
+    async def scores(wish: str | None) -> list[float]:
+        headers = {"X-Operating-Point": "fast"} | ({} if wish is None else {"X-Min-Score": wish})
+        found = (await post(gateway, frame, headers)).json()["detections"]
+        return [one["score"] for one in found]
+
+    sure, doubtful = await scores("0")
+    assert sure > 0.3 > doubtful
+    assert await scores(None) == [sure]
+    assert await scores("0.999999") == []
+    refused = await post(gateway, frame, {"X-Min-Score": "many"})
+    assert refused.status_code == 400
+    assert "X-Min-Score" in refused.json()["detail"]

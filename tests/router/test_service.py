@@ -81,7 +81,9 @@ async def ask(
 ) -> Answer | Shed:
     """Ask the service at `now_ns`."""
     deadline = Deadline.none() if budget_ms is None else Deadline.after(now_ns, budget_ms)
-    return await gateway.service.detect(frame, deadline, Wishes(point, min_map), arrived_ns=now_ns)
+    found = await gateway.service.detect(frame, deadline, Wishes(point, min_map), arrived_ns=now_ns)
+    await asyncio.sleep(0)  # what is learnt from an answer waits until it is on its way
+    return found
 
 
 async def answer(

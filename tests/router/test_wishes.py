@@ -15,6 +15,7 @@ def test_wishes_are_read() -> None:
         "fast", None, "low"
     )
     assert Wishes.of({b"x-min-accuracy": [b" 0.75 "], b"x-priority": [b"high"]}) == Wishes(None, 0.75, "high")
+    assert Wishes.of({b"x-min-score": [b"0.25"]}) == Wishes(min_score=0.25)
     assert Wishes.of({}, operating_point="fast") == Wishes("fast")
 
 
@@ -26,6 +27,7 @@ def test_wishes_are_read() -> None:
         ({b"x-min-accuracy": [b"nan"]}, "X-Min-Accuracy"),
         ({b"x-min-accuracy": [b"0.5", b"0.6"]}, "X-Min-Accuracy stands 2 times"),
         ({b"x-min-accuracy": [b"0.5"], b"x-operating-point": [b"fast"]}, "exclude each other"),
+        ({b"x-min-score": [b"-0.1"]}, "X-Min-Score"),
         ({b"x-priority": [b"urgent"]}, "X-Priority: 'urgent' is none of high, normal, low"),
         ({b"x-operating-point": [b"a", b"b"]}, "X-Operating-Point stands 2 times"),
     ],
