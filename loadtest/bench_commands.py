@@ -213,8 +213,8 @@ def soak(
 
 def _print_capacity(capacity: bench_load.Capacity) -> None:
     Console().print(
-        f"One client: p50 {capacity.p50_ms:.2f} ms. Capacity: {capacity.rate_hz:.0f} requests/s with 99 % in"
-        f" {capacity.limit_ms:.1f} ms.",
+        f"With next to no load: p50 {capacity.p50_ms:.2f} ms. Capacity: {capacity.rate_hz:.0f} requests/s"
+        f" with 99 % in {capacity.limit_ms:.1f} ms.",
         highlight=False,
     )
 

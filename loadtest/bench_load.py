@@ -31,14 +31,14 @@ from loadtest.target import Target
 QUANTILE = 0.99
 TIMES_P50 = 3.0
 _SINGLE_REQUESTS = 300
-_PROBE_S = 8.0
+_CALM_S, _PROBE_S = 15.0, 8.0
 _STEPS = 6
 LIMITS = Limits(timeout_s=5.0, in_flight=4_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one core does: p50 of a single client, the latency that counts as in time, and the rate held."""
+    """What one core does: p50 with next to no load, the latency that counts as in time, and the rate held."""
 
     p50_ms: float
     limit_ms: float
@@ -73,25 +73,31 @@ async def served(repo: Path, *options: str) -> AsyncIterator[Served]:
 async def find_capacity(served: Served, frames: Sequence[bytes], point: str, *, seed: int) -> Capacity:
     """Return the highest rate at which a point answers 99 % of all requests within three times its p50.
 
-    By halving the interval between none and what one core could do back to back; each probe is its own
-    Poisson schedule of some seconds.
+    The p50 is that of Poisson arrivals at a twentieth of what one client gets back to back: a machine that
+    was idle for a moment answers later than one that never is. Then the interval between none and that rate
+    is halved again and again; each probe is its own Poisson schedule of some seconds, and one that fails gets
+    a second chance, for on a shared machine a neighbour's hiccup fails a probe by itself.
     """
+    request = Request(operating_point=point)
     conversation = HttpConversation(served.port, (("X-Operating-Point", point),))
-    latencies_ms(conversation, frames, 30)
-    p50_ms = float(np.median(latencies_ms(conversation, frames, _SINGLE_REQUESTS)))
+    high_hz = 1e3 / float(np.median(latencies_ms(conversation, frames, _SINGLE_REQUESTS)))
     conversation.close()
-    limit_ms = TIMES_P50 * p50_ms
-    low_hz, high_hz = 0.0, 1e3 / p50_ms
+    calm = await load(served.target, frames, high_hz / 20, _CALM_S, request, seed=seed)
+    p50_ms = float(np.median([sample.latency_ms for sample in calm]))
+    limit_ms, low_hz = TIMES_P50 * p50_ms, 0.0
     for step in range(_STEPS):
         rate_hz = (low_hz + high_hz) / 2
-        samples = await load(
-            served.target, frames, rate_hz, _PROBE_S, Request(operating_point=point), seed=seed + step
-        )
-        if in_time(samples, limit_ms) >= QUANTILE:
+        for chance in range(2):
+            number = seed + 10 * step + chance
+            samples = await load(served.target, frames, rate_hz, _PROBE_S, request, seed=number)
+            holds = in_time(samples, limit_ms) >= QUANTILE
+            await asyncio.sleep(0.5)
+            if holds:
+                break
+        if holds:
             low_hz = rate_hz
         else:
             high_hz = rate_hz
-        await asyncio.sleep(0.5)
     return Capacity(p50_ms, limit_ms, low_hz)
 
 

@@ -244,13 +244,10 @@ class Service:
             permit.release()
             raise NotReady("the gateway is shutting down") from error
         try:
-            # Shielded: a worker that has begun holds its permit until it is done, whoever still waits.
-            worked = await asyncio.shield(ticket.result)
+            worked = await ticket.result
         except asyncio.CancelledError:
-            if ticket.cancel():
-                permit.release()
-            else:
-                ticket.result.add_done_callback(lambda result: _release_later(result, permit))
+            # A worker that has begun holds its permit until it is done, whoever still waits.
+            ticket.abandon(lambda worked: permit.release(None if worked is None else worked.service_ms))
             raise
         except Exception as error:
             permit.release()
@@ -339,11 +336,3 @@ _REJECTIONS: Mapping[type[FrameError], type[BrokenImage | UnsupportedType | TooL
     UnsupportedFrame: UnsupportedType,
     FrameTooLarge: TooLarge,
 }
-
-
-def _release_later(result: asyncio.Future[Worked], permit: Permit) -> None:
-    """Give a permit back when a worker is done with a request whose sender has left."""
-    if result.cancelled() or result.exception() is not None:
-        permit.release()
-    else:
-        permit.release(result.result().service_ms)

@@ -24,7 +24,7 @@ class PoolClosed(RuntimeError):
 class Ticket(Generic[T]):
     """A piece of queued or running work; `result` is awaited on the event loop that submitted it."""
 
-    __slots__ = ("_loop", "_pool", "_work", "cancelled", "result", "started")
+    __slots__ = ("_loop", "_orphaned", "_pool", "_work", "cancelled", "result", "started")
 
     def __init__(self, pool: WorkerPool, work: Callable[[Ticket[T]], T]) -> None:
         self._pool, self._work = pool, work
@@ -32,6 +32,7 @@ class Ticket(Generic[T]):
         self.result: asyncio.Future[T] = self._loop.create_future()
         self.started = False
         self.cancelled = False
+        self._orphaned: Callable[[T | None], None] | None = None
 
     def cancel(self) -> bool:
         """Drop the work if it has not started; returns whether it had not.
@@ -42,6 +43,18 @@ class Ticket(Generic[T]):
         if dropped:
             self.result.cancel()
         return dropped
+
+    def abandon(self, then: Callable[[T | None], None]) -> None:
+        """Wait no more; `then` is called as soon as no worker is held, with the work's value if it has one.
+
+        Work that has not started is dropped, as by `cancel`. Call and callback are on the event loop.
+        """
+        if self.cancel():
+            then(None)
+        elif self.result.cancel() or self.result.cancelled():
+            self._orphaned = then
+        else:
+            then(None if self.result.exception() else self.result.result())
 
     def run(self) -> None:
         """Do the work and hand its result or exception to the event loop; called by a worker thread."""
@@ -62,10 +75,14 @@ class Ticket(Generic[T]):
     def _succeed(self, value: T) -> None:
         if not self.result.done():
             self.result.set_result(value)
+        elif self._orphaned is not None:
+            self._orphaned(value)
 
     def _fail(self, error: Exception) -> None:
         if not self.result.done():
             self.result.set_exception(error)
+        elif self._orphaned is not None:
+            self._orphaned(None)
 
 
 Order = tuple[int, int]

@@ -15,7 +15,10 @@ RunVirtually = Callable[[Coroutine[Any, Any, T]], T]
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Give the loop its ready files at once; where it would have waited, let that much time pass."""
+    """Give the loop its ready files at once; where it would have waited, let that much time pass.
+
+    A round of the loop takes a microsecond, or whoever asks for the time until it has come never ends.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,8 +26,8 @@ class _JumpingSelector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0.0)
-        if not ready and timeout is not None and timeout > 0:
-            self.now_s += timeout
+        if not ready and timeout is not None:
+            self.now_s += max(timeout, 1e-6)
         return ready
 
 

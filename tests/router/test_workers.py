@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class Gate:
     def __init__(self) -> None:
         self.began, self._open = threading.Event(), threading.Event()
 
-    def __call__(self, ticket: Ticket[bool]) -> bool:
+    def __call__(self, ticket: Ticket[Any]) -> bool:  # Any: it is not looked at
         self.began.set()
         assert self._open.wait(30)
         return ticket.cancelled
@@ -116,6 +117,43 @@ async def test_running_work_is_not_taken_back_but_told(pool: WorkerPool) -> None
     assert not running.cancel()
     gate.open()
     assert await running.result is True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_abandoned_work_tells_when_it_holds_no_worker(pool: WorkerPool, fails: bool) -> None:
+    """At once when it was queued or is over, at its end when it runs; with a value when it has one."""
+    told: list[int | None] = []
+    gate = Gate()
+
+    def work(ticket: Ticket[int]) -> int:
+        gate(ticket)
+        if fails:
+            raise ValueError("as scripted")
+        return 7
+
+    running = pool.submit(work, (0, 0))
+    await began(gate)
+    queued = pool.submit(work, (0, 1))
+    waiting = asyncio.create_task(_awaiting(running))
+    await asyncio.sleep(0)
+    queued.abandon(told.append)
+    assert told == [None]
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    running.abandon(told.append)
+    assert told == [None]
+    gate.open()
+    await pool.submit(lambda _: None, (0, 2)).result
+    await asyncio.sleep(0)
+    assert told == [None, None if fails else 7]
+    over = pool.submit(work, (0, 3))
+    await asyncio.wait([over.result])
+    over.abandon(told.append)
+    assert told == [None, *[None if fails else 7] * 2]
+
+
+async def _awaiting(ticket: Ticket[int]) -> int:
+    return await ticket.result
 
 
 async def test_a_closed_pool_finishes_its_queue_and_takes_no_more() -> None:
