@@ -160,7 +160,8 @@ def write_manifest(repo: Path, document: Document) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RepublishResult:
-    """Requests during changes of the published set: how many there were of each, and the outcomes."""
+    """Requests during changes of the published set: how many there were of each, and outcomes, with what is
+    known of those that failed."""
 
     requests: int
     changes: int
@@ -198,7 +199,9 @@ async def republish(
                 exposition = (await http.get(f"http://{HOST}:{gateway.port}/metrics")).text
     outcomes: dict[str, int] = {}
     for sample in samples:
-        outcomes[sample.reply.outcome] = outcomes.get(sample.reply.outcome, 0) + 1
+        reply = sample.reply
+        said = f"{reply.outcome} ({reply.detail})" if reply.outcome in _FAILURES else reply.outcome
+        outcomes[said] = outcomes.get(said, 0) + 1
     return RepublishResult(len(samples), _taken(exposition), _failed(samples), outcomes)
 
 

@@ -35,13 +35,22 @@ class _Connections:
     @asynccontextmanager
     async def one(self) -> AsyncIterator[_Connection]:
         """Lend a connection; one on which anything goes wrong is closed."""
-        reader, writer = self._free.pop() if self._free else await self._open()
+        reader, writer = self._kept() or await self._open()
         try:
             yield reader, writer
         except BaseException:
             writer.close()
             raise
         self._free.append((reader, writer))
+
+    def _kept(self) -> _Connection | None:
+        """Return a free connection that the server has not closed meanwhile, as servers do with idle ones."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof() and reader.exception() is None:
+                return reader, writer
+            writer.close()
+        return None
 
     async def _open(self) -> _Connection:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)

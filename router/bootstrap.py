@@ -33,7 +33,16 @@ from router.documents import PointsDocument
 from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
 from router.encoding import describe_points
 from router.endpoints import Endpoints
-from router.engines import EngineHealth, Fleet, StartupError, difference, load_fleet, measure_fleet, warm
+from router.engines import (
+    EngineHealth,
+    Fleet,
+    StartupError,
+    difference,
+    ladder,
+    load_fleet,
+    measure_fleet,
+    warm,
+)
 from router.execution import Executor
 from router.grpc_api import DetectionServicer, GrpcServer
 from router.http_api import Views, make_app, release
@@ -215,12 +224,14 @@ def _serving(
                 engine.unload(variant)
         raise
     mean_ms = fleet.mean_ms(frontier.decode)
+    cost_ms = {name: ms + config.answer_ms for name, ms in mean_ms.items()}
+    rungs = ladder(fleet, config.operating_point, cost_ms)
     slow_down = SlowDown(clock)
     costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
     policies = Policies(
         planner=Planner(fleet.plans, mean_ms, costs),
         controller=Controller(
-            [Rung(point.name, mean_ms[point.plan.name]) for point in fleet.points],
+            [Rung(rung.name, cost_ms[rung.plan.name]) for rung in rungs],
             config.operating_point,
             pool.size,
             at=None if before is None else before.policies.controller.point,
@@ -246,7 +257,7 @@ def _serving(
         policies.drift.due,
         engine_timeout_s=config.engine_timeout_s,
     )
-    return Serving(repository, fleet, executor, policies)
+    return Serving(repository, fleet, executor, policies, rungs)
 
 
 def _show(metrics: Metrics, engine: Engine, serving: Serving) -> None:

@@ -1,16 +1,22 @@
 """Which operating point answers requests that name none: moved by load, with hysteresis.
 
-The rungs are the operating points up to the configured one (home), cheapest first. Signals, both smoothed
-over `horizon_s`: the queue per worker q, and the arrival rate λ. With w workers and m the mean cost of a
-rung's plan:
+The rungs are the published plans up to the configured operating point (home), cheapest first: the more
+there are, the less accuracy a given load costs. Two signals are smoothed over `horizon_s`: the queue per
+worker q, and the arrival rate λ. With w workers and m a rung's mean cost, u = λ·m·slow-down / w is the share
+of capacity that it would take.
 
-    down one rung   when q > `crowded`, at most every `down_s`
-    up one rung     when q < `calm` and λ·m(next)·slow-down < `headroom`·w, at most every `up_s`
+    down   when u of the present rung > `full`, or q > `crowded` and the last move is `down_s` ago:
+           to the costliest cheaper rung with u ≤ `headroom`; because of a queue, also at most 3/4 as costly,
+           for then costs are not what they were thought to be
+    up     when q < `calm` and the last move is `up_s` ago: to the costliest rung with u ≤ `headroom`
 
-Stepping down reacts to what is there (a queue); stepping up asks what would be there, because an empty queue
-on a cheap rung says nothing about the next one. That condition, the gap between `calm` and `crowded`, and
-`up_s` > `down_s` together keep it from swinging; should the costs be wrong all the same, a climb that had to
-be taken back doubles the wait before the next one, up to `up_most_s`.
+Deadlines are met by what is left free: at `headroom` a request waits about as long as it runs. The gap
+between `headroom` and `full`, and `up_s`, keep it from swinging; should the costs be wrong all the same, a
+climb that had to be taken back doubles the wait before the next one, up to `up_most_s`.
+
+Averages come too late for the first requests of a burst, and they know nothing of budgets. So while others
+are queued, a request with a deadline gets the costliest rung, up to the present one, with which it and they
+would take at most the share `slack` of the time that it has left. The present rung itself stays where it is.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """An operating point and the mean cost of its plan in milliseconds."""
+    """An operating point, or another plan under its own name, and its mean cost in milliseconds."""
 
     name: str
     mean_ms: float
@@ -30,19 +36,25 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
-    """Thresholds of the module's rules: queue per worker, share of capacity, and seconds."""
+    """Thresholds of the module's rules: shares of capacity, queue per worker, and seconds."""
 
-    crowded: float = 1.5
-    calm: float = 0.2
-    headroom: float = 0.7
+    full: float = 0.85
+    headroom: float = 0.58
+    crowded: float = 3.0
+    slack: float = 0.5
+    calm: float = 0.5
     horizon_s: float = 1.0
     down_s: float = 0.5
-    up_s: float = 5.0
+    up_s: float = 2.0
     up_most_s: float = 80.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.calm < self.crowded or not 0 < self.headroom <= 1 or self.horizon_s <= 0:
-            raise ValueError("expected 0 <= calm < crowded, 0 < headroom <= 1 and a positive horizon")
+        if not 0 <= self.calm < self.crowded or not 0 < self.headroom < self.full or self.horizon_s <= 0:
+            raise ValueError("expected 0 <= calm < crowded, 0 < headroom < full and a positive horizon")
+
+
+# How much cheaper a rung has to be when a queue says that costs are not what they were thought to be.
+_CHEAPER = 0.75
 
 
 class Controller:
@@ -84,8 +96,11 @@ class Controller:
         """Return the operating point that it returns to when there is no load."""
         return self._rungs[-1].name
 
-    def arrived(self, now_ns: int, waiting: int, slow_down: float = 1.0) -> str:
-        """Note an arrival with `waiting` requests queued; return the operating point in force."""
+    def arrived(self, now_ns: int, waiting: int, slow_down: float = 1.0, left_ms: float = math.inf) -> str:
+        """Note an arrival with `waiting` requests queued; return the operating point that it should get.
+
+        left_ms: what it has left, infinite without a deadline.
+        """
         settings = self._settings
         if self._seen_ns is None:
             self._moved_ns = self._seen_ns = now_ns
@@ -96,21 +111,38 @@ class Controller:
         # A sample weighs by the time it stands for; arrivals are what samples the queue.
         self._queue = self._queue * kept + (1.0 - kept) * waiting / self._workers
         since_s = (now_ns - self._moved_ns) / 1e9
-        if self._queue > settings.crowded and self._at > 0 and since_s >= settings.down_s:
-            taken_back = self._climbed and since_s < settings.up_s
+        present = self._rungs[self._at]
+        crowded = self._queue > settings.crowded and since_s >= settings.down_s
+        if self._at > 0 and (crowded or self._share(present, slow_down) > settings.full):
+            taken_back = crowded and self._climbed and since_s < settings.up_s
             self._up_s = min(self._up_s * 2, settings.up_most_s) if taken_back else settings.up_s
-            self._at -= 1
-            self._moved_ns, self._climbed = now_ns, False
-        elif (
-            self._queue < settings.calm
-            and self._at < len(self._rungs) - 1
-            and since_s >= self._up_s
-            and self._bears(self._rungs[self._at + 1], slow_down)
-        ):
-            self._at += 1
-            self._moved_ns, self._climbed = now_ns, True
-        return self.point
+            most_ms = present.mean_ms * (_CHEAPER if crowded else 1.0)
+            self._move(self._costliest(self._at, most_ms, slow_down), now_ns)
+        elif self._queue < settings.calm and since_s >= self._up_s:
+            bearable = self._costliest(len(self._rungs), math.inf, slow_down)
+            if bearable > self._at:
+                self._move(bearable, now_ns)
+        if waiting == 0:
+            return self.point
+        most_ms = left_ms * settings.slack / slow_down / (1.0 + waiting / self._workers)
+        return self._rungs[self._within(most_ms)].name
 
-    def _bears(self, rung: Rung, slow_down: float) -> bool:
-        busy_workers = self._rate_per_s * rung.mean_ms * slow_down / 1e3
-        return busy_workers < self._settings.headroom * self._workers
+    def _move(self, to: int, now_ns: int) -> None:
+        self._climbed = to > self._at
+        self._at, self._moved_ns = to, now_ns
+
+    def _share(self, rung: Rung, slow_down: float) -> float:
+        return self._rate_per_s * rung.mean_ms * slow_down / 1e3 / self._workers
+
+    def _costliest(self, below: int, most_ms: float, slow_down: float) -> int:
+        """Return the last rung before `below` that costs at most so much and leaves headroom, or 0."""
+        for number in range(below - 1, 0, -1):
+            rung = self._rungs[number]
+            if rung.mean_ms <= most_ms and self._share(rung, slow_down) <= self._settings.headroom:
+                return number
+        return 0
+
+    def _within(self, most_ms: float) -> int:
+        """Return the last rung up to the present one that costs at most so much, else the first."""
+        fitting = [k for k in range(self._at + 1) if self._rungs[k].mean_ms <= most_ms]
+        return fitting[-1] if fitting else 0

@@ -72,6 +72,35 @@ class Fleet:
         }
 
 
+_STEP = 0.95
+
+
+def ladder(fleet: Fleet, home: str, cost_ms: Mapping[str, float]) -> tuple[ServedPoint, ...]:
+    """Return what load may choose from in place of an operating point, cheapest first, itself last.
+
+    The cheaper operating points; and, going down from itself, each time the costliest plan that saves at
+    least a twentieth and is more accurate (on its first split) than all that are cheaper: smaller steps would
+    give accuracy away for next to nothing. Such a plan goes by its own name. cost_ms: by plan, here.
+    """
+    last = next(point for point in fleet.points if point.name == home)
+    named = {point.plan.name: point for point in reversed(fleet.points)}
+    plans = sorted(fleet.plans, key=lambda plan: cost_ms[plan.name])
+    worth, best = set(), -1.0
+    for plan in plans:
+        accuracy = plan.accuracy[0].map if plan.accuracy else 0.0
+        if accuracy > best:
+            worth.add(plan.name)
+            best = accuracy
+    rungs, below_ms = [last], _STEP * cost_ms[last.plan.name]
+    for plan in reversed(plans):
+        if plan.name in worth and cost_ms[plan.name] <= below_ms:
+            rungs.append(named.get(plan.name) or ServedPoint(plan.name, plan, plan.name))
+            below_ms = _STEP * cost_ms[plan.name]
+        elif plan.name in named and cost_ms[plan.name] < cost_ms[last.plan.name]:
+            rungs.append(named[plan.name])
+    return tuple(reversed(rungs))
+
+
 _SPLITS: tuple[SplitName, ...] = ("test", "valid", "calibration", "train")
 
 

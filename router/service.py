@@ -166,11 +166,12 @@ class Service:
         policies, pool = serving.policies, self._pool
         now_ns = self._clock.now_ns()
         first = serving.home.plan.stages[0].variant
-        in_force = policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
+        left_ms, busy = deadline.left_ms(now_ns), pool.busy
+        slow_down = policies.slow_down.factor(first)
+        in_force = policies.controller.arrived(now_ns, pool.waiting, slow_down, left_ms)
         point = serving.wished(wishes, in_force if self._held is None else self.point_in_force)
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (_RANK[wishes.priority], order_ns)
-        left_ms, busy = deadline.left_ms(now_ns), pool.busy
         if left_ms < math.inf:
             wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy)
             refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
@@ -208,7 +209,9 @@ class Service:
             workers=self._pool.size,
             limit=self._limiter.limit,
             operating_point=self.point_in_force,
-            operating_points=tuple(point.name for point in serving.fleet.points),
+            operating_points=tuple(
+                dict.fromkeys(point.name for point in (*serving.fleet.points, *serving.rungs))
+            ),
             slow_down=tuple(policies.slow_down.factors().items()),
             escalated=tuple(policies.escalations.shares().items()),
             drifting=policies.alarm.ringing,

@@ -34,18 +34,24 @@ class Policies:
 
 @dataclass(slots=True, eq=False)
 class Serving:
-    """A set with its policies and its way of running; `inside` counts the requests that hold it."""
+    """A set with its policies and its way of running.
+
+    rungs: what load may put in force, cheapest first. inside: counts the requests that hold this set.
+    """
 
     repository: Repository
     fleet: Fleet
     executor: Executor
     policies: Policies
+    rungs: tuple[ServedPoint, ...]
     inside: int = field(default=0, init=False)
     _points: Mapping[str, ServedPoint] = field(init=False)
+    _rungs: Mapping[str, ServedPoint] = field(init=False)
     _baselines: Mapping[str, tuple[tuple[int, float, float], ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._points = {point.name: point for point in self.fleet.points}
+        self._rungs = {rung.name: rung for rung in self.rungs}
         self._baselines = {
             name: tuple(
                 (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
@@ -79,7 +85,7 @@ class Serving:
         """
         if wishes.operating_point is not None:
             return self.point(wishes.operating_point)
-        point = self.point(in_force)
+        point = self._points.get(in_force) or self._rungs[in_force]
         if wishes.min_map is None or _map(point) >= wishes.min_map:
             return point
         enough = [other for other in self.fleet.points if _map(other) >= wishes.min_map]

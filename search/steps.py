@@ -135,7 +135,8 @@ def train(context: Context) -> list[Path]:
     """Train the supernet, or check the one that was given."""
     from search import distributed
     from search.augment import AugmentConfig
-    from search.train import TrainConfig, TrainError
+    from search.recipe import TrainConfig
+    from search.train import TrainError
     from search.train import train as run_train
     from search.weights import read_supernet
 

@@ -35,14 +35,41 @@ def test_an_unknown_home_is_refused() -> None:
 
 
 def test_a_queue_moves_it_down_to_the_cheapest_and_calm_back_home() -> None:
-    """Pressure walks from accurate to fast, calm walks back, one rung at a time."""
+    """Pressure goes from accurate to fast; calm goes back as far as the rate allows, and then home."""
     controller = Controller(RUNGS, "accurate", workers=2)
     now_ns = load(controller, 0, 3.0, 100, waiting=20)
     assert controller.point == "fast"
-    now_ns = load(controller, now_ns, 8.0, 10, waiting=0)
+    now_ns = load(controller, now_ns, 10.0, 40, waiting=0)
     assert controller.point == "balanced"
     load(controller, now_ns, 10.0, 10, waiting=0)
     assert controller.point == "accurate"
+
+
+def test_a_rate_that_fills_the_machine_moves_it_before_a_queue_does() -> None:
+    """160 a second at 12 ms would take 96 % of two workers: down at once, to what leaves headroom."""
+    controller = Controller(RUNGS, "balanced", workers=2)
+    now_ns = load(controller, 0, 5.0, 60, waiting=0)
+    assert controller.point == "balanced"
+    load(controller, now_ns, 5.0, 160, waiting=0)
+    assert controller.point == "fast"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "left_ms", "expected"),
+    [(0, 60.0, "accurate"), (1, 130.0, "accurate"), (4, 100.0, "balanced"), (10, 60.0, "fast")],
+)
+def test_a_request_gets_what_its_budget_and_the_queue_leave(
+    waiting: int, left_ms: float, expected: str
+) -> None:
+    """It and those queued before it, if any, may take half of what it has left; the rung in force stays."""
+    controller = Controller(RUNGS, "accurate", workers=2)
+    assert controller.arrived(0, waiting, left_ms=left_ms) == expected
+    assert controller.point == "accurate"
+
+
+def test_a_rung_too_costly_for_every_budget_gives_the_cheapest() -> None:
+    """Whether even that one can answer in time is the planner's to say."""
+    assert Controller(RUNGS, "accurate", workers=2).arrived(0, 1, left_ms=1.0) == "fast"
 
 
 def test_it_never_goes_above_home() -> None:
@@ -107,3 +134,9 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     """Calm must lie below crowded."""
     with pytest.raises(ValueError, match="calm"):
         ControllerSettings(crowded=0.1, calm=0.2)
+
+
+def test_headroom_lies_below_full() -> None:
+    """Where it goes down to must be below where it goes down from."""
+    with pytest.raises(ValueError, match="headroom"):
+        ControllerSettings(full=0.5, headroom=0.5)

@@ -8,10 +8,19 @@ from dataclasses import replace
 
 import pytest
 
+from model_repo.frontier import Plan
 from model_repo.publish import Repository
 from model_repo.runtime.engine import EngineUnavailable
 from model_repo.runtime.select import environment
-from router.engines import EngineHealth, StartupError, difference, load_fleet, measure_fleet
+from router.engines import (
+    EngineHealth,
+    ServedPoint,
+    StartupError,
+    difference,
+    ladder,
+    load_fleet,
+    measure_fleet,
+)
 from tests.fakes import FakeEngine
 
 
@@ -37,9 +46,15 @@ def test_a_refused_variant_takes_its_plans_out_and_says_so(
 
 
 def test_a_repository_that_cannot_run_at_all_is_refused(repository: Repository) -> None:
-    """Without a single plan the gateway does not start."""
+    """Without a single plan the gateway does not start, and no model stays behind."""
     with pytest.raises(StartupError, match="no plan"):
         load_fleet(repository, FakeEngine(refuses=frozenset({"tiny-0", "tiny-1"})))
+    larger = tuple(plan for plan in repository.frontier.plans if plan.name != "tiny-0")
+    both = replace(repository, frontier=repository.frontier.model_copy(update={"plans": larger}))
+    engine = FakeEngine(refuses=frozenset({"tiny-1"}))
+    with pytest.raises(StartupError, match="no plan"):
+        load_fleet(both, engine)
+    assert engine.loaded == {}
 
 
 def test_another_machine_version_or_thread_count_is_a_difference(repository: Repository) -> None:
@@ -115,3 +130,23 @@ def test_a_triton_that_nothing_was_measured_on_serves_what_its_runtime_was_publi
     assert "runtime" in (difference(profile, engine, profile.environment, profile.threads) or "")
     with pytest.raises(StartupError, match="onnxruntime"):
         load_fleet(replace(repository, frontier=embedded), engine, triton_runs="onnxruntime")
+
+
+def test_the_ladder_has_the_cheaper_points_and_plans_that_are_worth_a_step(repository: Repository) -> None:
+    """Cheapest first, home last; a plan that is dearer or no more accurate than a cheaper one is no rung."""
+    fleet = load_fleet(repository, FakeEngine())
+    cheap, cascade, large = fleet.plans
+
+    def accurate(plan: Plan, name: str, percent: int) -> Plan:
+        accuracy = tuple(each.model_copy(update={"map": percent / 100}) for each in plan.accuracy)
+        return plan.model_copy(update={"name": name, "accuracy": accuracy})
+
+    plans = (
+        accurate(cheap, cheap.name, 50), accurate(cascade, "good", 60), accurate(cascade, "poor", 55),
+        accurate(cascade, "near", 61), accurate(large, large.name, 70),
+    )  # fmt: skip
+    points = (ServedPoint("fast", plans[0], "x"), ServedPoint("accurate", plans[-1], "y"))
+    costs = {cheap.name: 2.0, "good": 4.0, "poor": 5.0, "near": 4.1, large.name: 9.0}
+    wider = replace(fleet, plans=plans, points=points)
+    assert [rung.name for rung in ladder(wider, "accurate", costs)] == ["fast", "near", "accurate"]
+    assert [rung.name for rung in ladder(wider, "fast", costs)] == ["fast"]

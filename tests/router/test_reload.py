@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from model_repo import publish
+from model_repo.frontier import Variant
 from model_repo.publish import MANIFEST, Repository
 from model_repo.runtime.engine import EngineUnavailable
 from router.bootstrap import Gateway
@@ -18,7 +19,7 @@ from router.execution import Answer
 from router.wishes import Wishes
 from tests.fakes import FakeClock, FakeEngine, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
-from tests.router.test_service import Held
+from tests.router.test_service import Held, until
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +116,30 @@ async def test_a_broken_set_is_refused_until_it_is_whole(
     clock.sleep(5)
     await gateway.reloader.look()
     assert digest(gateway) == new.digest
+
+
+async def test_watching_goes_on_after_a_surprise(
+    bench: Bench, engine: FakeEngine, published: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody foresaw is logged and counted, and the next look is made all the same."""
+    gateway = bench(engine, repo=published.root, reload_s=0.01)
+    first = digest(gateway)
+    surprises = iter([RuntimeError("nobody foresaw it")])
+    loads = engine.load
+
+    def load(root: Path, variant: Variant) -> None:
+        for surprise in surprises:
+            raise surprise
+        loads(root, variant)
+
+    engine.load = load  # type: ignore[method-assign]  # for the test's own engine
+    tiny_repository(published.root, training=1)
+    watching = asyncio.create_task(gateway.reloader.watch())
+    await until(lambda: sample(gateway, "paretogate_reloads_total", result="refused") == 1)
+    assert "nobody foresaw it" in caplog.text
+    tiny_repository(published.root, training=2)
+    await until(lambda: digest(gateway) != first)
+    watching.cancel()
 
 
 async def test_refused_sets_are_tried_less_and_less_often(

@@ -15,15 +15,14 @@ import torch
 
 from search.augment import AugmentConfig
 from search.batches import BatchPlan, FramePool, make_batch, prefetched
+from search.recipe import TrainConfig, subnets_of
 from search.run_folder import RunError
 from search.space import Architecture
 from search.train import (
     Progress,
     StepReport,
-    TrainConfig,
     TrainError,
     rate_factor,
-    subnets_of,
     train,
 )
 from search.weights import read_supernet

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.recipe import TrainConfig
 from search.run_folder import RunError
 from search.space import Space
 from search.supernet.model import Supernet
-from search.train import TrainConfig, TrainError, train
+from search.train import TrainError, train
 from search.warmstart import warm_start
 from search.weights import StoredSupernet, write_supernet
 from tests.search.rectangles import TINY, tiny_dataset
