@@ -53,7 +53,7 @@ format: $(VENV)/.dev ## Format the code and mend what lint can
 wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. router/wire/*.proto
 
-bench: bench-models bench-serving ## Measure every claim on the demo frontier (an hour, in two parts)
+bench: bench-models bench-serving ## Measure every claim on the demo frontier, in two parts
 
 bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and routing
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
@@ -61,7 +61,7 @@ bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and r
 	$(BIN)/python -m search bench routing --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
 
-bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores
+bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores (25 minutes)
 	$(BIN)/python -m loadtest bench overhead --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench budgets --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench overload --repo model_repo --frames build/conveyor/test
