@@ -27,13 +27,12 @@ from model_repo.frontier import Plan, Variant
 from model_repo.latency import Environment, RuntimeName
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, EngineUnavailable, answer_frame
-from router.engines import reach
+from router.engines import noise, reach
 
 _LOG = logging.getLogger(__name__)
 _NEARLY = 0.95
 _ROUNDS = 3
 _ROUND_S = 0.15
-_FRAME_WH = (640, 480)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -117,7 +116,7 @@ def measure(
     """
     stages = [repository.frontier.variant(stage.variant) for stage in plan.stages]
     shares = reach(plan)
-    image = np.random.default_rng(0).integers(0, 256, (_FRAME_WH[1], _FRAME_WH[0], 3), dtype=np.uint8)
+    image = noise()
     engines: dict[Arrangement, Engine] = {}
     rates: dict[Arrangement, list[float]] = {}
     try:

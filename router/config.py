@@ -35,7 +35,7 @@ class Config(BaseModel):
     environment), and the cores (auto and always). max_wait_ms and max_queue bound the queue, see
     `router.admission`. answer_ms is kept back from every budget for encoding and sending;
     min_score: detections below it are left out of answers that ask for no other; aligned scores are expected
-    shares of COCO thresholds met, so at a two-thousandth they are noise, three in four of all.
+    shares of COCO thresholds met, so below a two-thousandth they are noise.
     default_budget_ms is for requests that say none, max_budget_ms cuts longer ones.
     reload_s: seconds between looks at the manifest, 0 for never.
     drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.

@@ -204,6 +204,11 @@ def warm(fleet: Fleet, engine: Engine) -> None:
             answer_frame(engine, variant, image)
 
 
+def noise() -> NDArray[np.uint8]:
+    """Return a frame to measure with: a detector's time hardly depends on what it sees."""
+    return np.random.default_rng(0).integers(0, 256, (_FRAME_WH[1], _FRAME_WH[0], 3), dtype=np.uint8)
+
+
 def measure_fleet(
     fleet: Fleet, engine: Engine, here: Environment, threads: int, *, samples: int = _SAMPLES
 ) -> Fleet:
@@ -212,7 +217,7 @@ def measure_fleet(
     Every variant runs `samples` times per concurrency on one frame of noise after a warm-up; a detector's
     time hardly depends on what it sees. Raises EngineError when a model does not run.
     """
-    image = np.random.default_rng(0).integers(0, 256, (_FRAME_WH[1], _FRAME_WH[0], 3), dtype=np.uint8)
+    image = noise()
     concurrencies = sorted({1, engine.parallelism})
     profiles = {
         name: tuple(

@@ -74,14 +74,15 @@ class DetectEndpoint:
             if isinstance(answer, Shed):
                 await self._refuse(problem_of(answer), arrival, request_id, send)
                 return
-            timing = (b"server-timing", server_timing(answer).encode())
-            body = answer_json(answer, request_id)
-            await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
+            # Before anything that could be cancelled or fail: every request is counted.
             arrival.end("answered", answer=answer)
             _LOG.debug(
                 "request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms,
                 extra={"request_id": request_id},
             )  # fmt: skip
+            timing = (b"server-timing", server_timing(answer).encode())
+            body = answer_json(answer, request_id)
+            await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
 
     async def _answer(
         self, scope: Scope, headers: Headers, receive: Receive, arrived_ns: int, traceparent: str | None
