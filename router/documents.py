@@ -137,7 +137,7 @@ class PointDocument(Document):
 
 
 class PointsDocument(Document):
-    """What the gateway serves."""
+    """What the gateway serves; `in_force` is an operating point or, under load, the name of a plan."""
 
     dataset: str
     classes: list[str]
