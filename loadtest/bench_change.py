@@ -11,8 +11,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,21 +27,21 @@ from loadtest.process import HOST
 from loadtest.runner import Request, run_open_loop
 from loadtest.sample import Sample
 from loadtest.schedule import Arrivals, arrivals_ns
-from loadtest.target import Target
-from loadtest.verdict import Conditions, judge
-from model_repo.scoring import Truth
+from loadtest.verdict import Conditions, Verdict, judge
 
 MANIFEST = "frontier.json"
 Document = dict[str, Any]  # Any: a manifest as JSON
 
 LEAST_TIMES_ATTAINMENT = 2.0
+_ADAPTIVE = "adaptive"
 _BASE, _BURST = 0.6, 5.0
-_PHASES_S = (10.0, 10.0, 10.0, 10.0, 5.0)
+_PHASES_S = (5.0, 10.0, 5.0)
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one way to serve made of the same requests."""
+    """What one way to serve made of the same requests: medians over the rounds."""
 
     name: str
     attainment: float
@@ -69,29 +71,32 @@ async def adaptation(
     """Send bursts of five times a calm rate, the same to the adaptive gateway and to every single model.
 
     The calm rate is 60 % of what `balanced` holds; the budget of every request is what counted as in time
-    then. Raises ServerError.
+    then. All gateways run from the beginning and are asked in turn, round by round, so that what the machine
+    does meanwhile falls on all of them. Raises ServerError.
     """
     contents = [frame.content for frame in frames]
-    async with served(repo) as gateway:
+    document: Document = json.loads((repo / MANIFEST).read_text())
+    straight = [straight_to(document, variant) for variant in document["variants"]]
+    async with AsyncExitStack() as running:
+        gateway = await running.enter_async_context(served(repo))
         capacity = await find_capacity(gateway, contents, "balanced", seed=seed)
         classes = (await gateway.target.describe()).classes
         truths = tuple(frame.truth(classes) for frame in frames)
-        times = _bursts(_BASE * capacity.rate_hz, seed)
-        progress(f"adaptive, {len(times)} requests with {capacity.limit_ms:.1f} ms each")
-        adaptive = await _attempt(gateway.target, "adaptive", frames, truths, times, capacity.limit_ms)
-    singles = []
-    document: Document = json.loads((repo / MANIFEST).read_text())
-    straight = [straight_to(document, variant) for variant in document["variants"]]
-    for plan in sorted(straight, key=lambda plan: plan["mean_ms"]):
-        with TemporaryDirectory(prefix="paretogate-bench-") as scratch:
-            copy = Path(scratch) / "repo"
+        ways = {_ADAPTIVE: gateway.target}
+        for plan in sorted(straight, key=lambda plan: plan["mean_ms"]):
+            copy = Path(running.enter_context(TemporaryDirectory(prefix="paretogate-bench-"))) / "repo"
             shutil.copytree(repo, copy)
             write_manifest(copy, with_only(document, plan))
-            progress(plan["name"])
-            async with served(copy) as gateway:
-                singles.append(
-                    await _attempt(gateway.target, plan["name"], frames, truths, times, capacity.limit_ms)
-                )
+            ways[plan["name"]] = (await running.enter_async_context(served(copy))).target
+        rounds: dict[str, list[Verdict]] = {name: [] for name in ways}
+        for number in range(_ROUNDS):
+            times = _bursts(_BASE * capacity.rate_hz, seed + number)
+            progress(f"round {number + 1} of {_ROUNDS}: {len(times)} requests to each of {len(ways)}")
+            for name, target in list(ways.items())[:: 1 if number % 2 == 0 else -1]:
+                request = Request(budget_ms=capacity.limit_ms)
+                samples = await run_open_loop(target, contents, times, request, LIMITS)
+                rounds[name].append(judge(samples, Conditions(budget_ms=capacity.limit_ms), truths, classes))
+    adaptive, *singles = (_attempt(name, verdicts) for name, verdicts in rounds.items())
     return AdaptationResult(capacity, adaptive, tuple(singles))
 
 
@@ -106,20 +111,9 @@ def _bursts(base_hz: float, seed: int) -> Arrivals:
     return np.concatenate(parts)
 
 
-async def _attempt(
-    target: Target,
-    name: str,
-    frames: Sequence[Frame],
-    truths: tuple[Truth, ...],
-    times: Arrivals,
-    budget_ms: float,
-) -> Attempt:
-    contents = [frame.content for frame in frames]
-    classes = (await target.describe()).classes
-    samples = await run_open_loop(target, contents, times, Request(budget_ms=budget_ms), LIMITS)
-    verdict = judge(samples, Conditions(budget_ms=budget_ms), truths, classes)
-    effective = verdict.effective
-    return Attempt(name, verdict.attainment, 0.0 if effective is None else effective.map)
+def _attempt(name: str, verdicts: Sequence[Verdict]) -> Attempt:
+    effective = [0.0 if verdict.effective is None else verdict.effective.map for verdict in verdicts]
+    return Attempt(name, median(verdict.attainment for verdict in verdicts), median(effective))
 
 
 def straight_to(document: Document, variant: Document) -> Document:

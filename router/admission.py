@@ -125,16 +125,17 @@ class Limiter:
         """Return a Shed with the time after which the present queue should have drained."""
         return Shed(reason, max(self._inside * self._limit.service_ms / self._workers / 1e3, 0.05))
 
-    def wait_ms(self, ahead: int, busy: int) -> float:
+    def wait_ms(self, ahead: int, busy: int, least_ms: float = math.inf) -> float:
         """Predict the wait of a request with `ahead` queued ones before it and `busy` workers at work.
 
         A free worker means none; otherwise the running requests are half done on average, and each of the
-        workers takes every w-th of those ahead.
+        workers takes every w-th of those ahead. least_ms: what one of them costs when it gives way.
         """
         if ahead + busy < self._workers:
             return 0.0
         rounds = (ahead + busy - self._workers) / self._workers
-        return self._limit.service_ms * (rounds + 0.5)
+        service_ms = self._limit.service_ms
+        return min(service_ms, least_ms) * rounds + service_ms * 0.5
 
     def leave(self, service_ms: float | None) -> None:
         """Take a permit back; called by `Permit.release` alone."""

@@ -52,7 +52,7 @@ from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
 from router.planner import Costs, Planner
 from router.reload import Reloader, Steps
-from router.service import Service
+from router.service import SHADOW_RANK, Service
 from router.serving import Policies, Serving
 from router.tracing import NoTracing, OpenTelemetry, Tracing
 from router.workers import WorkerPool
@@ -254,7 +254,9 @@ def _serving(
         clock,
         FrameLimits(config.max_bytes, config.max_pixels),
         lambda: pool.busy,
+        lambda: [due_ns for rank, due_ns in pool.queued() if rank < SHADOW_RANK],
         policies.drift.due,
+        workers=pool.size,
         engine_timeout_s=config.engine_timeout_s,
     )
     return Serving(repository, fleet, executor, policies, rungs)

@@ -10,13 +10,11 @@ of capacity that it would take.
            for then costs are not what they were thought to be
     up     when q < `calm` and the last move is `up_s` ago: to the costliest rung with u ≤ `headroom`
 
-Deadlines are met by what is left free: at `headroom` a request waits about as long as it runs. The gap
-between `headroom` and `full`, and `up_s`, keep it from swinging; should the costs be wrong all the same, a
-climb that had to be taken back doubles the wait before the next one, up to `up_most_s`.
+The gap between `headroom` and `full`, and `up_s`, keep it from swinging; should the costs be wrong all the
+same, a climb that had to be taken back doubles the wait before the next one, up to `up_most_s`.
 
-Averages come too late for the first requests of a burst, and they know nothing of budgets. So while others
-are queued, a request with a deadline gets the costliest rung, up to the present one, with which it and they
-would take at most the share `slack` of the time that it has left. The present rung itself stays where it is.
+Averages come too late for the first requests of a burst, and they know nothing of deadlines: those are kept
+frame by frame, see `router.slack`, by whoever gives way below the rung in force.
 """
 
 from __future__ import annotations
@@ -38,10 +36,9 @@ class Rung:
 class ControllerSettings:
     """Thresholds of the module's rules: shares of capacity, queue per worker, and seconds."""
 
-    full: float = 0.85
-    headroom: float = 0.58
+    full: float = 0.95
+    headroom: float = 0.75
     crowded: float = 3.0
-    slack: float = 0.5
     calm: float = 0.5
     horizon_s: float = 1.0
     down_s: float = 0.5
@@ -96,11 +93,8 @@ class Controller:
         """Return the operating point that it returns to when there is no load."""
         return self._rungs[-1].name
 
-    def arrived(self, now_ns: int, waiting: int, slow_down: float = 1.0, left_ms: float = math.inf) -> str:
-        """Note an arrival with `waiting` requests queued; return the operating point that it should get.
-
-        left_ms: what it has left, infinite without a deadline.
-        """
+    def arrived(self, now_ns: int, waiting: int, slow_down: float = 1.0) -> None:
+        """Note an arrival with `waiting` requests queued, and move if that is called for."""
         settings = self._settings
         if self._seen_ns is None:
             self._moved_ns = self._seen_ns = now_ns
@@ -122,10 +116,6 @@ class Controller:
             bearable = self._costliest(len(self._rungs), math.inf, slow_down)
             if bearable > self._at:
                 self._move(bearable, now_ns)
-        if waiting == 0:
-            return self.point
-        most_ms = left_ms * settings.slack / slow_down / (1.0 + waiting / self._workers)
-        return self._rungs[self._within(most_ms)].name
 
     def _move(self, to: int, now_ns: int) -> None:
         self._climbed = to > self._at
@@ -141,8 +131,3 @@ class Controller:
             if rung.mean_ms <= most_ms and self._share(rung, slow_down) <= self._settings.headroom:
                 return number
         return 0
-
-    def _within(self, most_ms: float) -> int:
-        """Return the last rung up to the present one that costs at most so much, else the first."""
-        fitting = [k for k in range(self._at + 1) if self._rungs[k].mean_ms <= most_ms]
-        return fitting[-1] if fitting else 0

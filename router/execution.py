@@ -6,7 +6,7 @@ happened is in the value that it returns, from which the service learns on the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ from model_repo.runtime.engine import (
 from router.budget import Clock, Deadline
 from router.engines import Fleet, ServedPoint
 from router.planner import Cut, Planner, Refusal
+from router.slack import giving_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,13 @@ class Answer:
 class Job:
     """A request as a worker sees it; times in nanoseconds of the clock.
 
-    min_score: detections below it are left out of the answer.
+    choices: the operating point of the request and what may take its place while others wait, costliest
+    first. min_score: detections below it are left out of the answer.
     """
 
     frame: bytes
     deadline: Deadline
-    point: ServedPoint
+    choices: tuple[ServedPoint, ...]
     arrived_ns: int
     queued_ns: int
     min_score: float = 0.0
@@ -114,8 +116,9 @@ class _Staged:
 class Executor:
     """Run jobs on one engine; called from worker threads, several at once.
 
-    busy: tells how many workers are at work, the asking one included. watched: tells whether an answer of a
-    variant is to be described for drift.
+    busy: tells how many workers are at work, the asking one included. queued_ns: tells when those who wait
+    for a worker are due, in the order of their turns; workers: how many there are. watched: tells whether an
+    answer of a variant is to be described for drift.
     """
 
     def __init__(
@@ -126,12 +129,15 @@ class Executor:
         clock: Clock,
         limits: FrameLimits,
         busy: Callable[[], int],
+        queued_ns: Callable[[], Sequence[int]],
         watched: Callable[[str], bool],
         *,
+        workers: int,
         engine_timeout_s: float,
     ) -> None:
         self._fleet, self._engine, self._planner = fleet, engine, planner
-        self._clock, self._limits, self._busy, self._watched = clock, limits, busy, watched
+        self._clock, self._limits, self._watched = clock, limits, watched
+        self._busy, self._queued_ns, self._workers = busy, queued_ns, workers
         self._engine_timeout_s = engine_timeout_s
         self._rules: Mapping[tuple[str, int], tuple[CompiledGain, float]] = {
             (plan.name, index): (stage.rule.gain.compiled(), stage.rule.threshold)
@@ -174,14 +180,15 @@ class Executor:
     def _answer(
         self, job: Job, cancelled: Callable[[], bool], began_ns: int
     ) -> tuple[Answer | Refusal | None, _Staged | None]:
-        deadline, asked = job.deadline, job.point.plan.name
+        deadline, asked = job.deadline, job.choices[0].plan.name
         # The wait is over and may have been longer than predicted: ask again before anything is spent.
         refusal = self._planner.admit(asked, deadline.left_ms(began_ns), 0.0, self._busy())
         if refusal is not None:
             return refusal, None
         image = decode(job.frame, self._limits)
         decoded_ns = self._clock.now_ns()
-        start = self._planner.start(asked, deadline.left_ms(decoded_ns), self._busy())
+        point = self._given_way(job.choices, decoded_ns)
+        start = self._planner.start(point.plan.name, deadline.left_ms(decoded_ns), self._busy())
         if isinstance(start, Refusal):
             return start, None
         staged = self._stages(start.plan, image, deadline, cancelled)
@@ -194,7 +201,7 @@ class Executor:
             detections=staged.detections.at_least(job.min_score),
             image_wh=(image.shape[1], image.shape[0]),
             classes=self._fleet.classes,
-            operating_point=job.point.name,
+            operating_point=point.name,
             plan=start.plan,
             stages=staged.stages,
             escalated=staged.escalated,
@@ -206,6 +213,12 @@ class Executor:
             left_ms=deadline.left_ms(ended_ns),
         )
         return answer, staged
+
+    def _given_way(self, choices: tuple[ServedPoint, ...], now_ns: int) -> ServedPoint:
+        if len(choices) == 1:
+            return choices[0]
+        left_ms = [(at_ns - now_ns) / 1e6 for at_ns in self._queued_ns()]
+        return giving_way(choices, self._planner.mean_ms, left_ms, self._workers)
 
     def _stages(
         self, plan: Plan, image: NDArray[np.uint8], deadline: Deadline, cancelled: Callable[[], bool]

@@ -92,6 +92,10 @@ class Costs:
         """Return the predicted p99 of a stage now, with `busy` workers at work, the asking one included."""
         return self._profile_ms(variant, busy) * self._slow_down.factor(variant)
 
+    def slow_down(self, variant: str) -> float:
+        """Return how much longer a variant takes now than its profile says."""
+        return self._slow_down.factor(variant)
+
     def idle_ms(self, variant: str) -> float:
         """Return the p99 of a frame through one stage on an idle gateway, as fast as it was measured."""
         return self._decode_ms + self._profile_ms(variant, 1) + self.answer_ms
@@ -117,7 +121,7 @@ class Planner:
         """Order plans by `mean_ms`, what a frame costs on average with each of them, by name."""
         if not plans:
             raise ValueError("a planner needs at least one plan")
-        self._costs = costs
+        self._costs, self._mean_ms = costs, mean_ms
         costliest_first = sorted(plans, key=lambda plan: -mean_ms[plan.name])
         self._candidates = {
             plan.name: (
@@ -163,6 +167,10 @@ class Planner:
                 return Start(plan, Cut(first, candidates[0].name, "deadline", wanted_ms, left_ms))
             fastest_ms = min(fastest_ms, needed_ms)
         return Refusal(self._idle_ms, fastest_ms, left_ms)
+
+    def mean_ms(self, plan: str) -> float:
+        """Return what a frame costs on average with a plan now; raises KeyError."""
+        return self._mean_ms[plan] * self._costs.slow_down(self._candidates[plan][0].stages[0].variant)
 
     def go_on(self, plan: Plan, stage: int, left_ms: float, busy: int) -> Cut | None:
         """Say whether stage number `stage` of a plan may start; a Cut says why it may not."""

@@ -45,7 +45,7 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE_NS = 1_000_000_000
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
 # Behind every priority.
-_SHADOW_RANK = len(_RANK)
+SHADOW_RANK = len(_RANK)
 
 
 class Service:
@@ -103,6 +103,8 @@ class Service:
 
         One that a new set does not publish is not held while that set is in force.
         """
+        if self._held is None:
+            return None
         known = {point.name for point in self._serving.fleet.points}
         return self._held if self._held in known else None
 
@@ -167,13 +169,15 @@ class Service:
         now_ns = self._clock.now_ns()
         first = serving.home.plan.stages[0].variant
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
-        slow_down = policies.slow_down.factor(first)
-        in_force = policies.controller.arrived(now_ns, pool.waiting, slow_down, left_ms)
-        point = serving.wished(wishes, in_force if self._held is None else self.point_in_force)
+        policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
+        point = serving.wished(wishes, self.point_in_force)
+        held = wishes.operating_point is not None or self.held is not None
+        choices = (point,) if held else (point, *serving.cheaper(point, wishes.min_map))
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (_RANK[wishes.priority], order_ns)
         if left_ms < math.inf:
-            wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy)
+            least_ms = policies.planner.mean_ms(choices[-1].plan.name)
+            wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy, least_ms)
             refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
             if refusal is not None:
                 return self._refuse(refusal)
@@ -181,7 +185,7 @@ class Service:
         if isinstance(permit, Shed):
             return permit
         min_score = self._min_score if wishes.min_score is None else wishes.min_score
-        job = Job(frame, deadline, point, arrived_ns, now_ns, min_score, traceparent)
+        job = Job(frame, deadline, choices, arrived_ns, now_ns, min_score, traceparent)
         return self._conclude(serving, await self._work(serving, job, order, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
@@ -325,7 +329,7 @@ class Service:
         plan, early = answer.plan, answer.detections
         try:
             ticket = self._pool.submit(
-                lambda _: serving.executor.shadow(plan, image, early), (_SHADOW_RANK, self._clock.now_ns())
+                lambda _: serving.executor.shadow(plan, image, early), (SHADOW_RANK, self._clock.now_ns())
             )
             self._metrics.shadowed(plan.name, await ticket.result)
         except (EngineError, PoolClosed) as error:

@@ -47,11 +47,13 @@ class Serving:
     inside: int = field(default=0, init=False)
     _points: Mapping[str, ServedPoint] = field(init=False)
     _rungs: Mapping[str, ServedPoint] = field(init=False)
+    _below: Mapping[str, tuple[ServedPoint, ...]] = field(init=False)
     _baselines: Mapping[str, tuple[tuple[int, float, float], ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._points = {point.name: point for point in self.fleet.points}
         self._rungs = {rung.name: rung for rung in self.rungs}
+        self._below = {rung.name: self.rungs[:number][::-1] for number, rung in enumerate(self.rungs)}
         self._baselines = {
             name: tuple(
                 (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
@@ -96,6 +98,11 @@ class Serving:
                 f" {best.name} with {_map(best):.4f}"
             )
         return min(enough, key=lambda other: other.plan.mean_ms)
+
+    def cheaper(self, point: ServedPoint, min_map: float | None) -> tuple[ServedPoint, ...]:
+        """Return the rungs below a point, costliest first; with `min_map`, those that reach it."""
+        below = self._below.get(point.name, ())
+        return below if min_map is None else tuple(rung for rung in below if _map(rung) >= min_map)
 
     def baseline_ms(self, stage: StageRun) -> tuple[float, float]:
         """Return the mean and the median that a stage's profile says for as many workers as were busy."""

@@ -136,6 +136,13 @@ class WorkerPool:
         with self._ready:
             return sum(other <= order and not ticket.cancelled for other, _, ticket in self._queue)
 
+    def queued(self) -> tuple[Order, ...]:
+        """Return the orders of what is queued, in the order in which it will be taken."""
+        if not self._queue:
+            return ()
+        with self._ready:
+            return tuple(sorted(order for order, _, ticket in self._queue if not ticket.cancelled))
+
     def submit(self, work: Callable[[Ticket[T]], T], order: Order) -> Ticket[T]:
         """Queue work, lowest `order` first; call on the event loop. Raises PoolClosed."""
         ticket = Ticket(self, work)

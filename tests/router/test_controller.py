@@ -54,24 +54,6 @@ def test_a_rate_that_fills_the_machine_moves_it_before_a_queue_does() -> None:
     assert controller.point == "fast"
 
 
-@pytest.mark.parametrize(
-    ("waiting", "left_ms", "expected"),
-    [(0, 60.0, "accurate"), (1, 130.0, "accurate"), (4, 100.0, "balanced"), (10, 60.0, "fast")],
-)
-def test_a_request_gets_what_its_budget_and_the_queue_leave(
-    waiting: int, left_ms: float, expected: str
-) -> None:
-    """It and those queued before it, if any, may take half of what it has left; the rung in force stays."""
-    controller = Controller(RUNGS, "accurate", workers=2)
-    assert controller.arrived(0, waiting, left_ms=left_ms) == expected
-    assert controller.point == "accurate"
-
-
-def test_a_rung_too_costly_for_every_budget_gives_the_cheapest() -> None:
-    """Whether even that one can answer in time is the planner's to say."""
-    assert Controller(RUNGS, "accurate", workers=2).arrived(0, 1, left_ms=1.0) == "fast"
-
-
 def test_it_never_goes_above_home() -> None:
     """Calm does not make answers costlier than what was configured."""
     controller = Controller(RUNGS, "balanced", workers=2)
@@ -126,8 +108,11 @@ def test_constant_load_does_not_make_it_swing() -> None:
 
 
 def test_wrong_costs_make_it_swing_less_and_less() -> None:
-    """When published costs promise what the machine does not keep, climbs become rare."""
-    assert len(moves_in_a_minute(per_s=100)) <= 10
+    """When published costs promise what the machine does not keep, climbs become rare.
+
+    They wait 2, 4, 8, 16 and 32 s, which is more than a minute: down twice, then four climbs and falls.
+    """
+    assert len(moves_in_a_minute(per_s=100)) <= 1 + 2 + 2 * 4
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

@@ -58,7 +58,7 @@ class Held:
         assert await asyncio.to_thread(self.began.wait, 30)
 
 
-CASCADE = "tiny-0-then-tiny-1"
+CASCADE, CASCADE_POINT = "tiny-0-then-tiny-1", "balanced"
 
 
 async def until(reached: Callable[[], bool]) -> None:
@@ -229,6 +229,34 @@ async def test_a_hopeless_budget_is_refused_before_any_work(bench: Bench, frame:
     with pytest.raises(UnmeetableBudget, match=r"1\.0 ms are left"):
         await ask(bench(engine, clock=clock), frame, 1.0, now_ns=clock.now_ns())
     assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("point", "min_map", "waiting_ms", "expected"),
+    [
+        (None, None, 15.0, "tiny-0"),
+        (None, None, 500.0, CASCADE),
+        (CASCADE_POINT, None, 15.0, CASCADE),
+        (None, 0.55, 15.0, CASCADE),
+    ],
+)
+async def test_a_frame_gives_way_to_those_behind_it(
+    bench: Bench, frame: bytes, point: str | None, min_map: float | None, waiting_ms: float, expected: str
+) -> None:
+    """At its turn, when who waits has little time, and unless its sender asked for more."""
+    clock, held = FakeClock(), Held()
+    gateway = bench(FakeEngine(rows={"tiny-0": held, "tiny-1": LARGE}), clock=clock)
+    running = asyncio.create_task(ask(gateway, frame, point="fast"))
+    await held.wait_until_busy()
+    now_ns = clock.now_ns()
+    first = asyncio.create_task(ask(gateway, frame, 14.0, point, min_map=min_map, now_ns=now_ns))
+    await asyncio.sleep(0)
+    behind = asyncio.create_task(ask(gateway, frame, waiting_ms, "fast", now_ns=now_ns))
+    await asyncio.sleep(0)
+    held.open()
+    given, *_ = await asyncio.gather(first, running, behind)
+    assert isinstance(given, Answer)
+    assert given.plan.name == expected
 
 
 async def test_a_budget_that_the_queue_eats_is_shed(bench: Bench, frame: bytes) -> None:

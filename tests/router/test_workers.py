@@ -164,3 +164,16 @@ async def test_a_closed_pool_finishes_its_queue_and_takes_no_more() -> None:
     assert sum([await ticket.result for ticket in tickets]) == 20
     with pytest.raises(PoolClosed):
         pool.submit(lambda _: 1, (0, 0))
+
+
+async def test_those_queued_are_told_in_the_order_of_their_turns(pool: WorkerPool) -> None:
+    """Priority, then deadline; neither what runs nor what was cancelled."""
+    gate = Gate()
+    running = pool.submit(gate, (0, 1))
+    await began(gate)
+    tickets = [pool.submit(lambda _: None, order) for order in ((1, 5), (0, 9), (1, 3), (0, 7))]
+    assert pool.queued() == ((0, 7), (0, 9), (1, 3), (1, 5))
+    tickets[1].cancel()
+    assert pool.queued() == ((0, 7), (1, 3), (1, 5))
+    gate.open()
+    await running.result
