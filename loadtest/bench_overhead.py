@@ -1,11 +1,13 @@
 """What HTTP, JSON and policy cost: the gateway beside a bare socket server around the same decode and engine.
 
-Both servers are pinned to core 0 and the load to core 1. They are asked in turn, round by round, so that what
-the machine does meanwhile falls on both; ratios are taken within a round, and their median counts.
+Both servers are pinned to core 0 and the load to core 1. They are asked in turn, in slices of a fraction of a
+second, so that what the machine does meanwhile falls on both; ratios are taken within a round of such slices,
+and their median counts.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from loadtest.process import ServerError, free_port, gateway, last_words, runnin
 MOST_P50, MOST_P99, LEAST_THROUGHPUT = 1.10, 1.30, 0.90
 SERVER_CORE, LOAD_CORE = 0, 1
 _WARM_UP = 50
+_SLICES = 10
 _START_S = 60.0
 
 
@@ -87,11 +90,12 @@ def overhead(
                     lambda: HttpConversation(port, headers),
                 )
                 found: tuple[list[Figures], list[Figures]] = ([], [])
-                for connect in connects:
-                    _figures(connect, frames, _WARM_UP, clients, 0.5)
-                for number in range(rounds):
-                    for which in (0, 1) if number % 2 == 0 else (1, 0):
-                        found[which].append(_figures(connects[which], frames, requests, clients, seconds))
+                _round(connects, frames, _WARM_UP, clients, 0.5)
+                for _ in range(rounds):
+                    for into, figures in zip(
+                        found, _round(connects, frames, requests, clients, seconds), strict=True
+                    ):
+                        into.append(figures)
             finally:
                 os.sched_setaffinity(0, before)
     return OverheadResult(point, tuple(found[0]), tuple(found[1]))
@@ -107,14 +111,31 @@ def bare_server(repo: Path, point: str, *, core: int) -> Iterator[int]:
             yield _printed_port(log, lambda: process.poll() is not None)
 
 
-def _figures(
-    connect: Callable[[], Conversation], frames: Sequence[bytes], requests: int, clients: int, seconds: float
-) -> Figures:
-    conversation = connect()
-    taken = latencies_ms(conversation, frames, requests)
-    conversation.close()
-    per_s = saturated_per_s(connect, frames, clients=clients, seconds=seconds)
-    return Figures(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), per_s)
+def _round(
+    connects: Sequence[Callable[[], Conversation]],
+    frames: Sequence[bytes],
+    requests: int,
+    clients: int,
+    seconds: float,
+) -> list[Figures]:
+    """Return the figures of each server; they take turns, and who begins changes from slice to slice."""
+    conversations = [connect() for connect in connects]
+    taken_ms: list[list[float]] = [[] for _ in connects]
+    per_s: list[list[float]] = [[] for _ in connects]
+    for turn in range(_SLICES):
+        for which in range(len(connects))[:: 1 if turn % 2 == 0 else -1]:
+            taken_ms[which].extend(latencies_ms(conversations[which], frames, math.ceil(requests / _SLICES)))
+    for conversation in conversations:
+        conversation.close()
+    for turn in range(_SLICES):
+        for which in range(len(connects))[:: 1 if turn % 2 == 0 else -1]:
+            per_s[which].append(
+                saturated_per_s(connects[which], frames, clients=clients, seconds=seconds / _SLICES)
+            )
+    return [
+        Figures(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), float(np.mean(rates)))
+        for taken, rates in zip(taken_ms, per_s, strict=True)
+    ]
 
 
 def _printed_port(log: Path, ended: Callable[[], bool]) -> int:
