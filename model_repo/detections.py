@@ -8,6 +8,7 @@ must not change under one of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,7 +75,12 @@ class Detections:
 
     def select(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
         """Return the detections at a mask or at positions, in that order."""
-        return Detections(self.xyxy[index], self.score[index], self.label[index])
+        # What was chosen from valid arrays is valid: checking them again would double the cost of choosing.
+        chosen = object.__new__(Detections)
+        _take(chosen, "xyxy", self.xyxy[index])
+        _take(chosen, "score", self.score[index])
+        _take(chosen, "label", self.label[index])
+        return chosen
 
     def top(self, count: int = MAX_ROWS) -> Detections:
         """Return the `count` best by score, best first; ties keep their order."""
@@ -91,6 +97,11 @@ class Detections:
     def with_xyxy(self, xyxy: NDArray[np.float32]) -> Detections:
         """Return the same scores on other boxes."""
         return Detections(xyxy.astype(np.float32), self.score, self.label)
+
+
+def _take(into: Detections, name: str, array: NDArray[Any]) -> None:
+    array.flags.writeable = False
+    object.__setattr__(into, name, array)
 
 
 def iou_matrix(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -92,8 +92,10 @@ class Budgets:
         headers: by lower-case name, all values. call_s: what a gRPC call has left, None when it has no end.
         Raises MalformedBudget, which names the header.
         """
-        texts = ((read, only(headers, name, MalformedBudget)) for name, read in _READERS)
-        said = [read(text) for read, text in texts if text is not None]
+        said: list[float] = []
+        if not _KEYS.isdisjoint(headers):
+            texts = ((read, only(headers, name, MalformedBudget)) for name, read in _READERS)
+            said = [read(text) for read, text in texts if text is not None]
         # A call without a deadline is told as years.
         if call_s is not None and call_s * 1e3 <= MAX_BUDGET_MS:
             said.append(call_s * 1e3)
@@ -137,3 +139,4 @@ _READERS: tuple[tuple[str, Callable[[str], float]], ...] = (
     (ENVOY_HEADER, _decimal(ENVOY_HEADER, 1.0, "milliseconds")),
     (SECONDS_HEADER, _decimal(SECONDS_HEADER, 1e3, "seconds")),
 )
+_KEYS = frozenset(name.lower().encode() for name, _ in _READERS)

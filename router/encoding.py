@@ -57,8 +57,8 @@ def describe_points(
 def answer_json(answer: Answer, request_id: str) -> bytes:
     """Return the body of an `AnswerDocument`; boxes to a hundredth of a pixel, scores to a millionth."""
     found = answer.detections
-    boxes = np.round(found.xyxy.astype(np.float64), 2).tolist()
-    scores = np.round(found.score.astype(np.float64), 6).tolist()
+    boxes = found.xyxy.astype(np.float64).round(2).tolist()
+    scores = found.score.astype(np.float64).round(6).tolist()
     classes = answer.classes
     return orjson.dumps(
         {

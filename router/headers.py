@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from router.errors import MalformedRequest
 
@@ -10,9 +11,14 @@ Headers = Mapping[bytes, Sequence[bytes]]
 """All values by lower-case name."""
 
 
+@cache
+def _key(name: str) -> bytes:
+    return name.lower().encode()
+
+
 def only(headers: Headers, name: str, error: type[MalformedRequest] = MalformedRequest) -> str | None:
     """Return a header's value, None without it; raises `error` when it stands more than once."""
-    values = headers.get(name.lower().encode())
+    values = headers.get(_key(name))
     if not values:
         return None
     if len(values) > 1:

@@ -22,6 +22,7 @@ from router.errors import BodyTimeout, MalformedRequest, TooLarge, UnsupportedTy
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]  # Any: as ASGI defines its messages
 
 RAW_TYPES = ("image/jpeg", "image/png", "application/octet-stream")
+_PLAIN = frozenset(kind.encode() for kind in RAW_TYPES)
 FORM_TYPE = "multipart/form-data"
 FORM_FIELDS = ("file", "image")
 # Boundaries, part headers and small other fields around the one image.
@@ -155,6 +156,10 @@ class Bodies:
     def buffered_bytes(self) -> int:
         """Return how many bytes of unfinished bodies are held."""
         return self._buffered
+
+    def at_once(self, content_type: bytes, body: bytes) -> bytes | None:
+        """Return a whole body if it is a frame as it stands; None means that `read` has to look."""
+        return body if content_type in _PLAIN and len(body) <= self._limits.max_bytes else None
 
     async def read(self, content_type: bytes, content_length: bytes | None, receive: Receive) -> bytes | Shed:
         """Return the encoded frame, or a Shed when too many bytes are in flight.

@@ -12,7 +12,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from router.admission import Shed
 from router.budget import Budgets, Clock
@@ -33,12 +33,26 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PROCESS, _NUMBERS = uuid.uuid4().hex[:16], itertools.count(1)
 _ID = ID_HEADER.lower().encode()
 
-# Where a server has one, the future in a request's scope that is done when its connection is lost: asking it
-# costs less than a task that waits for the next message.
-SENDER_LEFT = "paretogate.sender_left"
+# Where a server has one, the `Exchange` in a request's scope.
+EXCHANGE = "paretogate.exchange"
+_LINES = b"content-type: application/json\r\nserver-timing: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
 Scope = MutableMapping[str, Any]  # Any: as ASGI defines its scope
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]  # Any: as ASGI defines its messages
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Exchange(Protocol):
+    """A request and its answer with fewer steps than messages take: they are paid for every frame."""
+
+    @property
+    def left(self) -> asyncio.Future[None]:
+        """Return what is done when the connection is lost: cheaper than a task that waits for a message."""
+
+    def whole_body(self) -> bytes | None:
+        """Return the body where all of it has arrived, otherwise None; `receive` gives it all the same."""
+
+    def answer(self, headers: bytes, body: bytes) -> bool:
+        """Send a 200 with header lines and a body at once; returns False where `send` has to do it."""
 
 
 class DetectEndpoint:
@@ -54,10 +68,11 @@ class DetectEndpoint:
         """Handle one request; the clock of its budget starts here, when its headers have been parsed."""
         arrived_ns = self._clock.now_ns()
         headers = _group(scope["headers"])
+        exchange: Exchange | None = scope.get(EXCHANGE)
         arrival = self._metrics.arrived("http", headers)
         request_id = request_id_of(headers.get(_ID, []))
         try:
-            answer = await self._answer(scope, headers, receive, arrived_ns, arrival.traceparent)
+            answer = await self._answer(exchange, headers, receive, arrived_ns, arrival.traceparent)
         except SenderLeft:
             arrival.end("cancelled")
             return
@@ -74,30 +89,44 @@ class DetectEndpoint:
             if isinstance(answer, Shed):
                 await self._refuse(problem_of(answer), arrival, request_id, send)
                 return
-            # Before anything that could be cancelled or fail: every request is counted.
-            arrival.end("answered", answer=answer)
+            try:
+                timing = server_timing(answer).encode()
+                body = answer_json(answer, request_id)
+                lines = _LINES % (timing, len(body), request_id.encode())
+                sent = exchange is not None and exchange.answer(lines, body)
+            finally:
+                # Whatever happens, and before anything that could be cancelled: every request is counted.
+                arrival.end("answered", answer=answer)
             _LOG.debug(
                 "request %s answered by %s in %.1f ms", request_id, answer.plan.name, answer.total_ms,
                 extra={"request_id": request_id},
             )  # fmt: skip
-            timing = (b"server-timing", server_timing(answer).encode())
-            body = answer_json(answer, request_id)
-            await respond(send, 200, [(b"content-type", b"application/json"), timing], body, request_id)
+            if not sent:
+                told = [(b"content-type", b"application/json"), (b"server-timing", timing)]
+                await respond(send, 200, told, body, request_id)
 
     async def _answer(
-        self, scope: Scope, headers: Headers, receive: Receive, arrived_ns: int, traceparent: str | None
+        self,
+        exchange: Exchange | None,
+        headers: Headers,
+        receive: Receive,
+        arrived_ns: int,
+        traceparent: str | None,
     ) -> Answer | Shed:
         deadline = self._budgets.deadline(headers, arrived_ns)
         wishes = Wishes.of(headers)
-        kind = only(headers, "Content-Type") or ""
-        length = headers.get(b"content-length")
-        frame = await self._bodies.read(kind.encode("latin-1"), length[0] if length else None, receive)
-        if isinstance(frame, Shed):
-            return frame
+        kind = (only(headers, "Content-Type") or "").encode("latin-1")
+        whole = None if exchange is None else exchange.whole_body()
+        frame = None if whole is None else self._bodies.at_once(kind, whole)
+        if frame is None:
+            length = headers.get(b"content-length")
+            read = await self._bodies.read(kind, length[0] if length else None, receive)
+            if isinstance(read, Shed):
+                return read
+            frame = read
         work = self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns, traceparent=traceparent)
-        left = scope.get(SENDER_LEFT)
-        if left is not None:
-            return await _unless(left, work)
+        if exchange is not None:
+            return await _unless(exchange.left, work)
         # After a whole body the next message can only be that the sender has left.
         watch = asyncio.ensure_future(receive())
         try:
@@ -147,7 +176,8 @@ def _group(raw: list[tuple[bytes, bytes]]) -> Headers:
 
 async def _unless(left: asyncio.Future[Any], work: Awaitable[Answer | Shed]) -> Answer | Shed:
     """Await work; raises SenderLeft, with the work cancelled, when `left` is done first."""
-    task = asyncio.current_task()
+    # With the loop at hand: looking for it asks for the process's number, a system call.
+    task = asyncio.current_task(left.get_loop())
     assert task is not None, "a request is handled in a task"
     cancelled = False
 

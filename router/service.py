@@ -43,6 +43,8 @@ from router.workers import Order, PoolClosed, Ticket, WorkerPool
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
+# While requests wait, learning from their answers does too, up to so many: together they cost half as much.
+_LEARNT_TOGETHER = 8
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
 # Behind every priority.
 SHADOW_RANK = len(_RANK)
@@ -74,6 +76,7 @@ class Service:
         self._shadows: set[asyncio.Task[None]] = set()
         self._limiter, self._health = limiter, health
         self._metrics, self._clock = metrics, clock
+        self._unlearnt: list[tuple[Serving, Worked, Answer]] = []
         self._accepting = True
         self._held: str | None = None
 
@@ -275,10 +278,17 @@ class Service:
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
             return self._shed(answer)
         serving.inside += 1  # for what a shadow run will ask
-        asyncio.get_running_loop().call_soon(self._learn, serving, worked, answer)
+        self._unlearnt.append((serving, worked, answer))
+        if self._pool.waiting == 0 or len(self._unlearnt) >= _LEARNT_TOGETHER:
+            self._pool.loop.call_soon(self._learn_all)
         if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
             return replace(answer, certificate=None)
         return answer
+
+    def _learn_all(self) -> None:
+        unlearnt, self._unlearnt = self._unlearnt, []
+        for serving, worked, answer in unlearnt:
+            self._learn(serving, worked, answer)
 
     def _learn(self, serving: Serving, worked: Worked, answer: Answer) -> None:
         """Learn from what a worker did, and count it."""
@@ -317,8 +327,7 @@ class Service:
     def _perhaps_shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
         """Have the last stage look at a frame that was answered early, if nobody waits for a worker."""
         pool = self._pool
-        # The worker that gave the answer may still count as busy.
-        idle = pool.waiting == 0 and pool.busy <= max(pool.size - 1, 1)
+        idle = pool.waiting == 0 and pool.busy < pool.size
         if idle and self._random.random() < self._shadow_share:
             serving.inside += 1  # at once, or the set's models could go before the task begins
             task = asyncio.create_task(self._shadow(serving, answer, image))

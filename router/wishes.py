@@ -14,6 +14,9 @@ ACCURACY_HEADER = "X-Min-Accuracy"
 SCORE_HEADER = "X-Min-Score"
 PRIORITY_HEADER = "X-Priority"
 Priority = Literal["high", "normal", "low"]
+_KEYS = frozenset(
+    name.lower().encode() for name in (POINT_HEADER, ACCURACY_HEADER, SCORE_HEADER, PRIORITY_HEADER)
+)
 _SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
 
 
@@ -36,6 +39,8 @@ class Wishes:
 
         Raises MalformedRequest, which names the header.
         """
+        if _KEYS.isdisjoint(headers):
+            return _NONE if operating_point is None else cls(operating_point)
         point = only(headers, POINT_HEADER) if operating_point is None else operating_point
         accuracy = _share(headers, ACCURACY_HEADER)
         if accuracy is not None and point is not None:
@@ -50,6 +55,9 @@ class Wishes:
             "normal" if priority is None else known[priority],
             _share(headers, SCORE_HEADER),
         )
+
+
+_NONE = Wishes()
 
 
 def _share(headers: Headers, name: str) -> float | None:

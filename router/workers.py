@@ -10,9 +10,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+from router.mailbox import Mailbox
 
 T = TypeVar("T")
 
@@ -24,12 +28,13 @@ class PoolClosed(RuntimeError):
 class Ticket(Generic[T]):
     """A piece of queued or running work; `result` is awaited on the event loop that submitted it."""
 
-    __slots__ = ("_loop", "_orphaned", "_pool", "_work", "cancelled", "result", "started")
+    __slots__ = ("_orphaned", "_pool", "_work", "cancelled", "result", "started")
 
-    def __init__(self, pool: WorkerPool, work: Callable[[Ticket[T]], T]) -> None:
+    def __init__(
+        self, pool: WorkerPool, work: Callable[[Ticket[T]], T], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._pool, self._work = pool, work
-        self._loop = asyncio.get_running_loop()
-        self.result: asyncio.Future[T] = self._loop.create_future()
+        self.result: asyncio.Future[T] = loop.create_future()
         self.started = False
         self.cancelled = False
         self._orphaned: Callable[[T | None], None] | None = None
@@ -56,21 +61,13 @@ class Ticket(Generic[T]):
         else:
             then(None if self.result.exception() else self.result.result())
 
-    def run(self) -> None:
-        """Do the work and hand its result or exception to the event loop; called by a worker thread."""
+    def run(self) -> Callable[[], None]:
+        """Do the work; return what hands its result or exception to the event loop. For worker threads."""
         try:
             value = self._work(self)
         except Exception as error:  # noqa: BLE001 - the edge of a worker thread: whoever awaits gets it
-            self._post(self._fail, error)
-        else:
-            self._post(self._succeed, value)
-
-    def _post(self, deliver: Callable[..., None], value: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(deliver, value)
-        except RuntimeError:
-            # The loop is closed: the process ends and nobody waits any more.
-            return
+            return partial(self._fail, error)
+        return partial(self._succeed, value)
 
     def _succeed(self, value: T) -> None:
         if not self.result.done():
@@ -98,12 +95,15 @@ class WorkerPool:
 
     def __init__(self, threads: int) -> None:
         self._size = threads
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
         self._queue: list[_Entry] = []
+        # One token for each entry, taken before it: waiting on a condition costs several times as much.
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._busy = 0
         self._dropped = 0
         self._closed = False
+        self._mailbox: Mailbox | None = None
         self._threads = [
             threading.Thread(target=self._serve, name=f"worker-{index}", daemon=True)
             for index in range(threads)
@@ -115,6 +115,12 @@ class WorkerPool:
     def size(self) -> int:
         """Return the number of threads."""
         return self._size
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that submits, once it has."""
+        assert self._mailbox is not None, "nothing was submitted yet"
+        return self._mailbox.loop
 
     @property
     def busy(self) -> int:
@@ -133,30 +139,33 @@ class WorkerPool:
 
     def ahead_of(self, order: Order) -> int:
         """Return how many queued pieces would be taken before new work of this order."""
-        with self._ready:
+        with self._lock:
             return sum(other <= order and not ticket.cancelled for other, _, ticket in self._queue)
 
     def queued(self) -> tuple[Order, ...]:
         """Return the orders of what is queued, in the order in which it will be taken."""
         if not self._queue:
             return ()
-        with self._ready:
+        with self._lock:
             return tuple(sorted(order for order, _, ticket in self._queue if not ticket.cancelled))
 
     def submit(self, work: Callable[[Ticket[T]], T], order: Order) -> Ticket[T]:
-        """Queue work, lowest `order` first; call on the event loop. Raises PoolClosed."""
-        ticket = Ticket(self, work)
-        with self._ready:
+        """Queue work, lowest `order` first; call on one and the same event loop. Raises PoolClosed."""
+        mailbox = self._mailbox
+        if mailbox is None:
+            mailbox = self._mailbox = Mailbox()
+        ticket = Ticket(self, work, mailbox.loop)
+        with self._lock:
             if self._closed:
                 raise PoolClosed("the worker pool is closed")
             entry: _Entry = (order, next(self._numbers), ticket)
             heapq.heappush(self._queue, entry)
-            self._ready.notify()
+        self._tokens.put(None)
         return ticket
 
     def drop(self, ticket: Ticket[T]) -> bool:
         """Mark a ticket as cancelled; returns whether it was still queued."""
-        with self._ready:
+        with self._lock:
             if ticket.cancelled:
                 return False
             ticket.cancelled = True
@@ -166,17 +175,20 @@ class WorkerPool:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Take no more work, let queued work finish, and wait for the threads for up to `timeout_s` each."""
-        with self._ready:
+        with self._lock:
             self._closed = True
-            self._ready.notify_all()
+        for _ in self._threads:
+            self._tokens.put(None)
         for thread in self._threads:
             thread.join(timeout_s)
+        if self._mailbox is not None:
+            self._mailbox.close()
 
     def _serve(self) -> None:
         while True:
-            with self._ready:
-                while not self._queue and not self._closed:
-                    self._ready.wait()
+            self._tokens.get()
+            with self._lock:
+                # A token without an entry is one of those that close.
                 if not self._queue:
                     return
                 _, _, ticket = heapq.heappop(self._queue)
@@ -185,8 +197,10 @@ class WorkerPool:
                     continue
                 ticket.started = True
                 self._busy += 1
-            try:
-                ticket.run()
-            finally:
-                with self._ready:
-                    self._busy -= 1
+            deliver = ticket.run()
+            with self._lock:
+                self._busy -= 1
+            # Last: the event loop goes on as soon as this thread does nothing more.
+            mailbox = self._mailbox
+            assert mailbox is not None, "a ticket was submitted"
+            mailbox.post(deliver)

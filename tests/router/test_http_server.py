@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from router.bootstrap import Gateway
 from router.http_server import make_server
 from tests.fakes import FakeEngine
-from tests.router.conftest import Bench, sample
+from tests.router.conftest import SURE, Bench, sample
 from tests.router.test_service import Held, until
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +68,7 @@ async def test_a_connection_that_is_lost_takes_its_queued_frame_along(bench: Ben
 
 
 async def test_another_server_tells_by_its_next_message(bench: Bench, frame: bytes) -> None:
-    """Under a server without the future of ours, a disconnect message does the same."""
+    """Under a server without an exchange of ours, a disconnect message does the same."""
     held = Held()
     engine = FakeEngine(rows={"tiny-0": held})
     gateway = bench(engine)
@@ -102,3 +103,52 @@ async def _post(gateway: Gateway, frame: bytes, left: asyncio.Event, sent: list[
     headers = [(b"content-type", b"application/octet-stream"), (b"x-operating-point", b"fast")]
     scope = {"type": "http", "method": "POST", "path": "/v1/detect", "headers": headers}
     await gateway.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("head", "chunks", "expected"),
+    [
+        (b"Content-Length: %d\r\n", 1, (b"200", b"content-length")),
+        (b"Content-Length: %d\r\n", 3, (b"200", b"content-length")),
+        (b"Content-Length: %d\r\nConnection: close\r\n", 1, (b"200", b"connection: close")),
+        (b"Content-Length: %d\r\nExpect: 100-continue\r\n", 1, (b"200", b"server-timing")),
+    ],
+)
+async def test_an_answer_is_the_same_however_its_request_arrives(
+    bench: Bench, frame: bytes, head: bytes, chunks: int, expected: tuple[bytes, ...]
+) -> None:
+    """At once or in pieces, on a connection that is kept or not."""
+    gateway = bench(FakeEngine(rows={"tiny-0": SURE}))
+    request = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%b\r\n%b"
+    message = request % (head % len(frame), frame)
+    size = -(-len(message) // chunks)
+    async with serving(gateway) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for start in range(0, len(message), size):
+            writer.write(message[start : start + size])
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        told = await reader.readuntil(b"\r\n\r\n")
+        length = int(told.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        answer = orjson.loads(await reader.readexactly(length))
+        closed = b"connection: close" in told.lower()
+        assert (await reader.read(1) == b"") if closed else not reader.at_eof()
+        writer.close()
+    assert all(part in told.lower() for part in expected)
+    assert [found["label"] for found in answer["detections"]] == ["red"]
+
+
+async def test_requests_sent_ahead_are_answered_in_turn(bench: Bench, frame: bytes) -> None:
+    """Three on one connection before the first answer: three answers, in order, each to its own."""
+    gateway = bench(FakeEngine(rows={"tiny-0": SURE}))
+    message = REQUEST.replace(b"Host: x", b"Host: x\r\nX-Request-Id: r%d")
+    async with serving(gateway) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"".join(message % (number, len(frame), frame) for number in range(3)))
+        ids = []
+        for _ in range(3):
+            told = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(told.split(b"content-length: ")[1].split(b"\r\n")[0])
+            ids.append(orjson.loads(await reader.readexactly(length))["request_id"])
+        writer.close()
+    assert ids == ["r0", "r1", "r2"]
