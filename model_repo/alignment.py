@@ -52,6 +52,13 @@ class Alignment(Value):
         """Return the alignment that changes nothing (no calibration image was seen)."""
         return cls(curves=(Curve(score=(0.0, 1.0), quality=(0.0, 1.0)),) * classes, images=0)
 
+    def raw_at_least(self, quality: float) -> NDArray[np.float32]:
+        """Return raw scores [classes] below which nothing of a class reaches a quality."""
+        # Less by more than what float32 rounds, so that nothing is missed that `apply` would let through.
+        safe = quality * (1.0 - 1e-6)
+        raw = [np.interp(safe, curve.quality, curve.score) for curve in self.curves]
+        return np.nextafter(np.array(raw, dtype=np.float32), np.float32(0.0))
+
     def apply(self, detections: Detections) -> Detections:
         """Return the same detections under aligned scores; raises IndexError on a label without a curve."""
         score = np.empty_like(detections.score)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,6 +146,8 @@ class Executor:
             for index, stage in enumerate(plan.stages)
             if stage.rule is not None
         }
+        # Scores are asked for by senders: the latest are kept.
+        self._least = lru_cache(maxsize=256)(self._raw_at_least)
         self._alignments = {
             name: variant.on(fleet.source).alignment for name, variant in fleet.variants.items()
         }
@@ -191,7 +194,7 @@ class Executor:
         start = self._planner.start(point.plan.name, deadline.left_ms(decoded_ns), self._busy())
         if isinstance(start, Refusal):
             return start, None
-        staged = self._stages(start.plan, image, deadline, cancelled)
+        staged = self._stages(start.plan, image, deadline, job.min_score, cancelled)
         if not isinstance(staged, _Staged):
             return staged, None
         cut = staged.cut or start.cut
@@ -220,8 +223,16 @@ class Executor:
         left_ms = [(at_ns - now_ns) / 1e6 for at_ns in self._queued_ns()]
         return giving_way(choices, self._planner.mean_ms, left_ms, self._workers)
 
+    def _raw_at_least(self, variant: str, quality: float) -> NDArray[np.float32]:
+        return self._alignments[variant].raw_at_least(quality)
+
     def _stages(
-        self, plan: Plan, image: NDArray[np.uint8], deadline: Deadline, cancelled: Callable[[], bool]
+        self,
+        plan: Plan,
+        image: NDArray[np.uint8],
+        deadline: Deadline,
+        min_score: float,
+        cancelled: Callable[[], bool],
     ) -> _Staged | Refusal | None:
         """Run a plan's stages until its rules, the deadline, the engine or the sender stop it."""
         runs: list[StageRun] = []
@@ -242,8 +253,12 @@ class Executor:
                     break
             variant = self._fleet.variants[stage.variant]
             timeout_s = min(max(left_ms, 1.0) / 1e3, self._engine_timeout_s)
+            watched = index == 0 and self._watched(stage.variant)
+            # Where nobody looks at an answer but its sender, what will not be in it need not be worked out.
+            whole = watched or len(plan.stages) > 1 or min_score <= 0.0
+            least = None if whole else self._least(stage.variant, min_score)
             try:
-                run = answer_frame(self._engine, variant, image, done=done, timeout_s=timeout_s)
+                run = answer_frame(self._engine, variant, image, done=done, timeout_s=timeout_s, least=least)
             except EngineError as error:
                 late = isinstance(error, EngineTimeout) and deadline.left_ms(self._clock.now_ns()) <= 0
                 if in_hand is not None:
@@ -258,7 +273,6 @@ class Executor:
             in_hand = aligned.top() if in_hand is None else fuse(in_hand, aligned, plan.fusion)
             runs.append(StageRun(stage.variant, (self._clock.now_ns() - began_ns) / 1e6, busy))
             rule = self._rules.get((plan.name, index))
-            watched = index == 0 and self._watched(stage.variant)
             described = features(aligned, image) if watched or rule is not None else None
             if watched and described is not None:
                 observed = observation(described, aligned, len(self._fleet.classes))

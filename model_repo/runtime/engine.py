@@ -119,14 +119,21 @@ def answer_frame(
     *,
     done: Mapping[str, Tensors] | None = None,
     timeout_s: float | None = None,
+    least: NDArray[np.float32] | None = None,
 ) -> Answer:
     """Answer one decoded frame [h, w, 3]: letterbox, infer, suppress, carry back to source pixels.
 
+    least: raw scores [classes] below which rows are left out. As suppression goes from better to worse, the
+    others stay what they would have been.
     This is the stage that latency profiles measure and the router serves. Raises what `Engine.infer` raises.
     """
     letterbox = Letterbox((image.shape[1], image.shape[0]), variant.resolution_wh)
     inference = engine.infer(variant, letterbox.apply(image)[None], done=done, timeout_s=timeout_s)
-    return Answer(detections_of_rows(inference.rows[0], variant, letterbox), inference.segments)
+    rows = inference.rows[0]
+    if least is not None:
+        # Padding is of class -1, which reads the last class' score: it is left out in any case.
+        rows = rows[rows[:, 4] >= least[rows[:, 5].astype(np.intp)]]
+    return Answer(detections_of_rows(rows, variant, letterbox), inference.segments)
 
 
 def detections_of_rows(rows: NDArray[np.float32], variant: Variant, letterbox: Letterbox) -> Detections:

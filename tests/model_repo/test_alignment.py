@@ -32,6 +32,23 @@ def test_keeps_the_ranking(curve: Curve, raw: list[int]) -> None:
     assert (np.diff(curve.apply(score)) > 0).all()
 
 
+@relaxed
+@given(st.lists(curves(), min_size=1, max_size=3), st.floats(0.0, 1.0), st.data())
+def test_what_lies_below_the_raw_score_of_a_quality_does_not_reach_it(
+    of_classes: list[Curve], quality: float, data: st.DataObject
+) -> None:
+    """Leaving it out first or filtering afterwards is the same; and not everything has to be kept for it."""
+    alignment = Alignment(curves=tuple(of_classes), images=1)
+    label = data.draw(st.lists(st.integers(0, len(of_classes) - 1), min_size=1, max_size=20))
+    score = [data.draw(st.floats(0.0, 1.0, width=32)) for _ in label]
+    raw = Detections.make(np.zeros((len(label), 4)), score, label)
+    least = alignment.raw_at_least(quality)
+    below = raw.score < least[raw.label]
+    assert not (alignment.apply(raw).score[below] >= np.float32(quality)).any()
+    middle = np.array([curve.apply(np.array([0.5], dtype=np.float32))[0] for curve in of_classes])
+    assert (alignment.raw_at_least(float(middle.min()))[middle.argmin()]) == pytest.approx(0.5, abs=1e-3)
+
+
 def test_each_class_has_its_own_curve() -> None:
     """Scores go through the curve of their label; boxes and labels stay."""
     double = Curve(score=(0.0, 0.5, 1.0), quality=(0.0, 0.9, 1.0))

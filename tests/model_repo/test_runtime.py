@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model_repo.frontier import Variant
 from model_repo.publish import Repository
@@ -29,6 +31,9 @@ from tests.fakes import FakeClock, FakeEngine, Square, rows_of, squares_frame, t
 FRAME = squares_frame([Square(0, 1, 0), Square(2, 3, 1, 100)])
 MakeEngine = Callable[[], Engine]
 EMBEDDED: tuple[MakeEngine, ...] = (OpenVinoEngine, OnnxRuntimeEngine)
+relaxed = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 EVERY: tuple[MakeEngine, ...] = (*EMBEDDED, FakeEngine)
 
 
@@ -54,6 +59,28 @@ def test_finds_what_is_in_the_frame(engine: Engine, repository: Repository) -> N
         np.testing.assert_allclose(found.xyxy, [[0, 16, 16, 32], [32, 48, 48, 64]], atol=1e-3)
         np.testing.assert_array_equal(found.label, [0, 1])
         assert found.score[0] > found.score[1] > 0.3
+
+
+@relaxed
+@given(st.integers(0, 2**31), st.integers(0, 100), st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)))
+def test_rows_left_out_before_suppression_change_nothing_above_them(
+    repository: Repository, seed: int, count: int, least: tuple[float, float]
+) -> None:
+    """Crowded boxes of two classes: leaving the low ones out first, or afterwards, is the same."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 40, (count, 2)).astype(np.float32)
+    boxes = np.hstack((corner, corner + rng.integers(4, 24, (count, 2)), rng.random((count, 1))))
+    rows = rows_of(*((*box, int(label)) for box, label in zip(boxes, rng.integers(0, 2, count), strict=True)))
+    scores = np.array(least, dtype=np.float32)
+    for variant in repository.frontier.variants:
+        engine = FakeEngine(rows={variant.name: rows})
+        engine.load(repository.root, variant)
+        whole = answer_frame(engine, variant, FRAME).detections
+        found = answer_frame(engine, variant, FRAME, least=scores).detections
+        wanted = whole.select(whole.score >= scores[whole.label])
+        np.testing.assert_array_equal(found.xyxy, wanted.xyxy)
+        np.testing.assert_array_equal(found.score, wanted.score)
+        np.testing.assert_array_equal(found.label, wanted.label)
 
 
 def test_runtimes_agree(repository: Repository) -> None:
