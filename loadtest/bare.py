@@ -45,7 +45,7 @@ class _Stage:
 class BareServer:
     """Answer frames with one plan."""
 
-    def __init__(self, repo: Path, point: str, listener: socket.socket) -> None:
+    def __init__(self, repo: Path, point: str, listener: socket.socket, *, min_score: float = 0.0) -> None:
         repository = publish.read(repo)
         plan = repository.frontier.plan_of(point)
         runtime = default_runtime()
@@ -58,7 +58,10 @@ class BareServer:
             self._engine.load(repository.root, variant)
             rule = None if stage.rule is None else (stage.rule.gain.compiled(), stage.rule.threshold)
             self._stages.append(_Stage(variant, variant.on(runtime).alignment, rule))
-        self._listener = listener
+        self._listener, self._min_score = listener, min_score
+        # As in the gateway: rows that an answer will not contain are left out where nobody else looks.
+        alone = len(self._stages) == 1 and min_score > 0.0
+        self._least = self._stages[0].alignment.raw_at_least(min_score) if alone else None
 
     def serve(self) -> None:
         """Accept connections for ever."""
@@ -83,7 +86,7 @@ class BareServer:
         image = decode(frame, _LIMITS)
         found: Detections | None = None
         for stage in self._stages:
-            raw = answer_frame(self._engine, stage.variant, image).detections
+            raw = answer_frame(self._engine, stage.variant, image, least=self._least).detections
             aligned = stage.alignment.apply(raw)
             found = aligned.top() if found is None else fuse(found, aligned, self._fusion)
             if stage.rule is None:
@@ -92,7 +95,7 @@ class BareServer:
             if gain.predict(features(aligned, image)[None])[0] < threshold:
                 break
         assert found is not None, "a plan has at least one stage"
-        return _rows(found).tobytes()
+        return _rows(found.at_least(self._min_score)).tobytes()
 
 
 def _rows(found: Detections) -> NDArray[np.float32]:
@@ -116,10 +119,11 @@ def main() -> None:
     parser.add_argument("--repo", type=Path, required=True)
     parser.add_argument("--point", required=True)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--min-score", type=float, default=0.0)
     given = parser.parse_args()
     cv2.setNumThreads(1)
     with socket.create_server(("127.0.0.1", given.port), backlog=256) as listener:
-        server = BareServer(given.repo, given.point, listener)
+        server = BareServer(given.repo, given.point, listener, min_score=given.min_score)
         print(listener.getsockname()[1], flush=True)
         server.serve()
 

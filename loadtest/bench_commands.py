@@ -156,9 +156,10 @@ def adaptation(
             bench_change.adaptation(repo, read_frames(frames, 200), console.print, seed=seed)
         )
     _print_capacity(result.capacity)
-    table = Table("served by", "in time", "effective mAP")
+    table = Table("served by", "in time", "effective mAP", "adaptive is ahead by")
     for row in (result.adaptive, *result.singles):
-        table.add_row(row.name, f"{row.attainment:.1%}", f"{row.effective_map:.3f}")
+        ahead = "" if row is result.adaptive else f"{result.adaptive.ahead_of(row):+.3f}"
+        table.add_row(row.name, f"{row.attainment:.1%}", f"{row.effective_map:.3f}", ahead)
     console.print(table)
     _conclude(result.holds)
 

@@ -25,6 +25,8 @@ MOST_P50, MOST_P99, LEAST_THROUGHPUT = 1.10, 1.30, 0.90
 SERVER_CORE, LOAD_CORE = 0, 1
 _WARM_UP = 50
 _SLICES = 10
+# Of detections in the answers of both servers.
+_MIN_SCORE = 0.0005
 _START_S = 60.0
 
 
@@ -80,7 +82,9 @@ def overhead(
         port = free_port()
         with (
             bare_server(repo, point, core=SERVER_CORE) as bare_port,
-            gateway(repo, port, Path(scratch) / "gateway.log", core=SERVER_CORE),
+            gateway(
+                repo, port, Path(scratch) / "gateway.log", "--min-score", str(_MIN_SCORE), core=SERVER_CORE
+            ),
         ):
             os.sched_setaffinity(0, {LOAD_CORE})
             try:
@@ -106,7 +110,7 @@ def bare_server(repo: Path, point: str, *, core: int) -> Iterator[int]:
     """Run `loadtest.bare` pinned to a core and return its port; raises ServerError when it does not start."""
     with TemporaryDirectory(prefix="paretogate-bench-") as scratch:
         log = Path(scratch) / "bare.log"
-        command = ["loadtest.bare", "--repo", str(repo), "--point", point]
+        command = ["loadtest.bare", "--repo", str(repo), "--point", point, "--min-score", str(_MIN_SCORE)]
         with running(command, log, core=core) as process:
             yield _printed_port(log, lambda: process.poll() is not None)
 
@@ -119,12 +123,13 @@ def _round(
     seconds: float,
 ) -> list[Figures]:
     """Return the figures of each server; they take turns, and who begins changes from slice to slice."""
+    each = math.ceil(requests / _SLICES)
     conversations = [connect() for connect in connects]
     taken_ms: list[list[float]] = [[] for _ in connects]
     per_s: list[list[float]] = [[] for _ in connects]
     for turn in range(_SLICES):
         for which in range(len(connects))[:: 1 if turn % 2 == 0 else -1]:
-            taken_ms[which].extend(latencies_ms(conversations[which], frames, math.ceil(requests / _SLICES)))
+            taken_ms[which].extend(latencies_ms(conversations[which], frames, each, start=turn * each))
     for conversation in conversations:
         conversation.close()
     for turn in range(_SLICES):

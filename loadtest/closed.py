@@ -88,12 +88,14 @@ class HttpConversation:
         self._socket.close()
 
 
-def latencies_ms(conversation: Conversation, frames: Sequence[bytes], count: int) -> NDArray[np.float64]:
-    """Return the latency of `count` requests, one after another, in milliseconds."""
+def latencies_ms(
+    conversation: Conversation, frames: Sequence[bytes], count: int, *, start: int = 0
+) -> NDArray[np.float64]:
+    """Return the latency of `count` requests, one after another from frame `start` on, in milliseconds."""
     taken = np.empty(count)
     for position in range(count):
         began_ns = time.perf_counter_ns()
-        conversation.ask(frames[position % len(frames)])
+        conversation.ask(frames[(start + position) % len(frames)])
         taken[position] = (time.perf_counter_ns() - began_ns) / 1e6
     return taken
 

@@ -17,7 +17,7 @@ The Limiter lives on the event loop and is not thread-safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -125,17 +125,15 @@ class Limiter:
         """Return a Shed with the time after which the present queue should have drained."""
         return Shed(reason, max(self._inside * self._limit.service_ms / self._workers / 1e3, 0.05))
 
-    def wait_ms(self, ahead: int, busy: int, least_ms: float = math.inf) -> float:
-        """Predict the wait of a request with `ahead` queued ones before it and `busy` workers at work.
+    def wait_ms(self, ahead: Sequence[float], busy: int) -> float:
+        """Predict the wait of a request with `busy` workers at work and queued ones before it.
 
-        A free worker means none; otherwise the running requests are half done on average, and each of the
-        workers takes every w-th of those ahead. least_ms: what one of them costs when it gives way.
+        ahead: the least that each of those costs, for they give way to the ones behind them. A free worker
+        means no wait; otherwise the running requests are half done on average.
         """
-        if ahead + busy < self._workers:
+        if len(ahead) + busy < self._workers:
             return 0.0
-        rounds = (ahead + busy - self._workers) / self._workers
-        service_ms = self._limit.service_ms
-        return min(service_ms, least_ms) * rounds + service_ms * 0.5
+        return sum(ahead) / self._workers + self._limit.service_ms * 0.5
 
     def leave(self, service_ms: float | None) -> None:
         """Take a permit back; called by `Permit.release` alone."""

@@ -52,7 +52,7 @@ from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
 from router.planner import Costs, Planner
 from router.reload import Reloader, Steps
-from router.service import SHADOW_RANK, Service
+from router.service import Service
 from router.serving import Policies, Serving
 from router.tracing import NoTracing, OpenTelemetry, Tracing
 from router.workers import WorkerPool
@@ -229,7 +229,7 @@ def _serving(
     slow_down = SlowDown(clock)
     costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
     policies = Policies(
-        planner=Planner(fleet.plans, mean_ms, costs),
+        planner=Planner(fleet.plans, mean_ms, costs, fleet.mean_ms(frontier.decode, pool.size)),
         controller=Controller(
             [Rung(rung.name, cost_ms[rung.plan.name]) for rung in rungs],
             config.operating_point,
@@ -254,7 +254,7 @@ def _serving(
         clock,
         FrameLimits(config.max_bytes, config.max_pixels),
         lambda: pool.busy,
-        lambda: [due_ns for rank, due_ns in pool.queued() if rank < SHADOW_RANK],
+        pool.queued,
         policies.drift.due,
         workers=pool.size,
         engine_timeout_s=config.engine_timeout_s,

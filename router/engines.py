@@ -56,8 +56,10 @@ class Fleet:
     source: RuntimeName
     measured_here: bool
 
-    def mean_ms(self, decode: Histogram) -> Mapping[str, float]:
+    def mean_ms(self, decode: Histogram, busy: int = 1) -> Mapping[str, float]:
         """Return what a frame costs on average with each plan, by name, under the profiles in force.
+
+        busy: workers at work; the next concurrency that was measured counts.
 
         Stages count by the share of frames that reached them on the plan's first split; all do where that
         is not known.
@@ -65,11 +67,16 @@ class Fleet:
         return {
             plan.name: decode.mean_ms
             + sum(
-                share * min(self.profiles[stage.variant], key=lambda profile: profile.concurrency).mean_ms
+                share * _at(self.profiles[stage.variant], busy).mean_ms
                 for share, stage in zip(reach(plan), plan.stages, strict=True)
             )
             for plan in self.plans
         }
+
+
+def _at(profiles: Sequence[LatencyProfile], busy: int) -> LatencyProfile:
+    ordered = sorted(profiles, key=lambda profile: profile.concurrency)
+    return next((profile for profile in ordered if profile.concurrency >= busy), ordered[-1])
 
 
 _STEP = 0.95

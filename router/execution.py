@@ -6,6 +6,7 @@ happened is in the value that it returns, from which the service learns on the e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,12 +75,13 @@ class Job:
     """A request as a worker sees it; times in nanoseconds of the clock.
 
     choices: the operating point of the request and what may take its place while others wait, costliest
-    first. min_score: detections below it are left out of the answer.
+    first. rank: of its priority, 0 first. min_score: detections below it are left out of the answer.
     """
 
     frame: bytes
     deadline: Deadline
     choices: tuple[ServedPoint, ...]
+    rank: int
     arrived_ns: int
     queued_ns: int
     min_score: float = 0.0
@@ -117,9 +119,9 @@ class _Staged:
 class Executor:
     """Run jobs on one engine; called from worker threads, several at once.
 
-    busy: tells how many workers are at work, the asking one included. queued_ns: tells when those who wait
-    for a worker are due, in the order of their turns; workers: how many there are. watched: tells whether an
-    answer of a variant is to be described for drift.
+    busy: tells how many workers are at work, the asking one included. queued: tells, as `WorkerPool.queued`,
+    when those who wait for a worker are due; workers: how many there are. watched: tells whether an answer of
+    a variant is to be described for drift.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Executor:
         clock: Clock,
         limits: FrameLimits,
         busy: Callable[[], int],
-        queued_ns: Callable[[], Sequence[int]],
+        queued: Callable[[int], Sequence[int | None]],
         watched: Callable[[str], bool],
         *,
         workers: int,
@@ -138,7 +140,7 @@ class Executor:
     ) -> None:
         self._fleet, self._engine, self._planner = fleet, engine, planner
         self._clock, self._limits, self._watched = clock, limits, watched
-        self._busy, self._queued_ns, self._workers = busy, queued_ns, workers
+        self._busy, self._queued, self._workers = busy, queued, workers
         self._engine_timeout_s = engine_timeout_s
         self._rules: Mapping[tuple[str, int], tuple[CompiledGain, float]] = {
             (plan.name, index): (stage.rule.gain.compiled(), stage.rule.threshold)
@@ -190,7 +192,7 @@ class Executor:
             return refusal, None
         image = decode(job.frame, self._limits)
         decoded_ns = self._clock.now_ns()
-        point = self._given_way(job.choices, decoded_ns)
+        point = self._given_way(job, decoded_ns)
         start = self._planner.start(point.plan.name, deadline.left_ms(decoded_ns), self._busy())
         if isinstance(start, Refusal):
             return start, None
@@ -217,11 +219,11 @@ class Executor:
         )
         return answer, staged
 
-    def _given_way(self, choices: tuple[ServedPoint, ...], now_ns: int) -> ServedPoint:
-        if len(choices) == 1:
-            return choices[0]
-        left_ms = [(at_ns - now_ns) / 1e6 for at_ns in self._queued_ns()]
-        return giving_way(choices, self._planner.mean_ms, left_ms, self._workers)
+    def _given_way(self, job: Job, now_ns: int) -> ServedPoint:
+        if len(job.choices) == 1:
+            return job.choices[0]
+        left_ms = [math.inf if at_ns is None else (at_ns - now_ns) / 1e6 for at_ns in self._queued(job.rank)]
+        return giving_way(job.choices, self._planner.busy_ms, left_ms, self._workers)
 
     def _raw_at_least(self, variant: str, quality: float) -> NDArray[np.float32]:
         return self._alignments[variant].raw_at_least(quality)

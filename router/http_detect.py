@@ -49,7 +49,10 @@ class Exchange(Protocol):
         """Return what is done when the connection is lost: cheaper than a task that waits for a message."""
 
     def whole_body(self) -> bytes | None:
-        """Return the body where all of it has arrived, otherwise None; `receive` gives it all the same."""
+        """Return the body where all of it has arrived, otherwise None."""
+
+    def taken(self) -> None:
+        """Let go of the body; until then `receive` gives it all the same."""
 
     def answer(self, headers: bytes, body: bytes) -> bool:
         """Send a 200 with header lines and a body at once; returns False where `send` has to do it."""
@@ -68,7 +71,8 @@ class DetectEndpoint:
         """Handle one request; the clock of its budget starts here, when its headers have been parsed."""
         arrived_ns = self._clock.now_ns()
         headers = _group(scope["headers"])
-        exchange: Exchange | None = scope.get(EXCHANGE)
+        # Taken out: it knows the scope, and a circle would keep every frame until the collector finds it.
+        exchange: Exchange | None = scope.pop(EXCHANGE, None)
         arrival = self._metrics.arrived("http", headers)
         request_id = request_id_of(headers.get(_ID, []))
         try:
@@ -124,6 +128,8 @@ class DetectEndpoint:
             if isinstance(read, Shed):
                 return read
             frame = read
+        elif exchange is not None:
+            exchange.taken()
         work = self._service.detect(frame, deadline, wishes, arrived_ns=arrived_ns, traceparent=traceparent)
         if exchange is not None:
             return await _unless(exchange.left, work)

@@ -41,6 +41,10 @@ class CycleExchange:
         cycle.flow.resume_reading()
         return bytes(cycle.body)
 
+    def taken(self) -> None:
+        """Let go of the body."""
+        self._cycle.body = bytearray()
+
     def answer(self, headers: bytes, body: bytes) -> bool:
         """Send a 200 with header lines and a body; returns False where `send` has to do it."""
         cycle = self._cycle

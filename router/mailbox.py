@@ -22,6 +22,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._letters: deque[Letter] = deque()
+        self._closed = False
         self._bell, self._heard = socket.socketpair()
         for end in (self._bell, self._heard):
             end.setblocking(False)
@@ -38,6 +39,9 @@ class Mailbox:
 
     def close(self) -> None:
         """Deliver what has been posted and stop; from any thread, for a loop that may be closed already."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self.loop.call_soon_threadsafe(self._end)
         except RuntimeError:

@@ -117,11 +117,20 @@ def _by_busy(measured: Sequence[LatencyProfile]) -> tuple[float, ...]:
 class Planner:
     """Choose among the plans that this gateway can run."""
 
-    def __init__(self, plans: Sequence[Plan], mean_ms: Mapping[str, float], costs: Costs) -> None:
-        """Order plans by `mean_ms`, what a frame costs on average with each of them, by name."""
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        mean_ms: Mapping[str, float],
+        costs: Costs,
+        busy_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Order plans by `mean_ms`, what a frame costs on average with each of them, by name.
+
+        busy_ms: that with every worker at work, where it is something else.
+        """
         if not plans:
             raise ValueError("a planner needs at least one plan")
-        self._costs, self._mean_ms = costs, mean_ms
+        self._costs, self._busy_ms = costs, mean_ms if busy_ms is None else busy_ms
         costliest_first = sorted(plans, key=lambda plan: -mean_ms[plan.name])
         self._candidates = {
             plan.name: (
@@ -168,9 +177,9 @@ class Planner:
             fastest_ms = min(fastest_ms, needed_ms)
         return Refusal(self._idle_ms, fastest_ms, left_ms)
 
-    def mean_ms(self, plan: str) -> float:
-        """Return what a frame costs on average with a plan now; raises KeyError."""
-        return self._mean_ms[plan] * self._costs.slow_down(self._candidates[plan][0].stages[0].variant)
+    def busy_ms(self, plan: str) -> float:
+        """Return what a frame costs on average with a plan now, every worker at work; raises KeyError."""
+        return self._busy_ms[plan] * self._costs.slow_down(self._candidates[plan][0].stages[0].variant)
 
     def go_on(self, plan: Plan, stage: int, left_ms: float, busy: int) -> Cut | None:
         """Say whether stage number `stage` of a plan may start; a Cut says why it may not."""

@@ -43,11 +43,9 @@ from router.workers import Order, PoolClosed, Ticket, WorkerPool
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
-# While requests wait, learning from their answers does too, up to so many: together they cost half as much.
-_LEARNT_TOGETHER = 8
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
 # Behind every priority.
-SHADOW_RANK = len(_RANK)
+_SHADOW_RANK = len(_RANK)
 
 
 class Service:
@@ -76,7 +74,6 @@ class Service:
         self._shadows: set[asyncio.Task[None]] = set()
         self._limiter, self._health = limiter, health
         self._metrics, self._clock = metrics, clock
-        self._unlearnt: list[tuple[Serving, Worked, Answer]] = []
         self._accepting = True
         self._held: str | None = None
 
@@ -179,8 +176,7 @@ class Service:
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (_RANK[wishes.priority], order_ns)
         if left_ms < math.inf:
-            least_ms = policies.planner.mean_ms(choices[-1].plan.name)
-            wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy, least_ms)
+            wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy)
             refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
             if refusal is not None:
                 return self._refuse(refusal)
@@ -188,7 +184,7 @@ class Service:
         if isinstance(permit, Shed):
             return permit
         min_score = self._min_score if wishes.min_score is None else wishes.min_score
-        job = Job(frame, deadline, choices, arrived_ns, now_ns, min_score, traceparent)
+        job = Job(frame, deadline, choices, order[0], arrived_ns, now_ns, min_score, traceparent)
         return self._conclude(serving, await self._work(serving, job, order, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
@@ -249,7 +245,8 @@ class Service:
             return serving.executor.run(job, lambda: ticket.cancelled)
 
         try:
-            ticket = self._pool.submit(run, order)
+            least_ms = serving.policies.planner.busy_ms(job.choices[-1].plan.name)
+            ticket = self._pool.submit(run, order, due_ns=job.deadline.at_ns, least_ms=least_ms)
         except PoolClosed as error:
             permit.release()
             raise NotReady("the gateway is shutting down") from error
@@ -261,6 +258,9 @@ class Service:
             raise
         except Exception as error:
             permit.release()
+            if isinstance(error, FrameError | EngineError):
+                # It holds the worker's frames, and with them images, in a circle through the ticket.
+                error.with_traceback(None)
             if isinstance(error, FrameError):
                 raise _REJECTIONS[type(error)](str(error)) from error
             if isinstance(error, EngineError):
@@ -278,17 +278,10 @@ class Service:
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
             return self._shed(answer)
         serving.inside += 1  # for what a shadow run will ask
-        self._unlearnt.append((serving, worked, answer))
-        if self._pool.waiting == 0 or len(self._unlearnt) >= _LEARNT_TOGETHER:
-            self._pool.loop.call_soon(self._learn_all)
+        self._pool.loop.call_soon(self._learn, serving, worked, answer)
         if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
             return replace(answer, certificate=None)
         return answer
-
-    def _learn_all(self) -> None:
-        unlearnt, self._unlearnt = self._unlearnt, []
-        for serving, worked, answer in unlearnt:
-            self._learn(serving, worked, answer)
 
     def _learn(self, serving: Serving, worked: Worked, answer: Answer) -> None:
         """Learn from what a worker did, and count it."""
@@ -338,7 +331,7 @@ class Service:
         plan, early = answer.plan, answer.detections
         try:
             ticket = self._pool.submit(
-                lambda _: serving.executor.shadow(plan, image, early), (SHADOW_RANK, self._clock.now_ns())
+                lambda _: serving.executor.shadow(plan, image, early), (_SHADOW_RANK, self._clock.now_ns())
             )
             self._metrics.shadowed(plan.name, await ticket.result)
         except (EngineError, PoolClosed) as error:

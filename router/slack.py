@@ -6,9 +6,11 @@ of them gave way as this one does, all would be in time when a round takes at mo
 
     min over j of  left_j / (1 + (j + 1)/w),
 
-of which the share `SHARE` is used: costs vary, and who is yet to come needs room as well. With nobody queued
-there is no bound, so an empty queue means full accuracy, and a growing one walks down the ladder within a
-few frames; how long a request has waited itself is the planner's business.
+of which the share `SHARE` is used: costs vary, and who is yet to come needs room as well. Whoever has no
+deadline sets no bound, and whoever could not be saved by the cheapest plan either takes no turn: it is
+refused when its own has come. Those of a lower priority are not looked at. With nobody queued there is no
+bound, so an empty queue means full accuracy, and a growing one walks down the ladder within a few frames; how
+long a request has waited itself is the planner's business.
 """
 
 from __future__ import annotations
@@ -21,15 +23,19 @@ from router.engines import ServedPoint
 SHARE = 0.5
 
 
-def bearable_ms(left_ms: Sequence[float], workers: int) -> float:
+def bearable_ms(left_ms: Sequence[float], workers: int, least_ms: float) -> float:
     """Return the most that a frame may cost while others, in the order of their turns, have so much left.
 
-    Those whose time is up already do not count; infinite when nobody is left to wait.
+    left_ms: infinite for those without a deadline. least_ms: what the cheapest plan costs. The bound is
+    infinite when nobody sets one.
     """
-    waiting = [left for left in left_ms if left > 0]
-    return min(
-        (SHARE * left / (1.0 + (place + 1) / workers) for place, left in enumerate(waiting)), default=math.inf
-    )
+    most_ms, place = math.inf, 0
+    for left in left_ms:
+        rounds = 1.0 + (place + 1) / workers
+        if left >= rounds * least_ms:
+            most_ms = min(most_ms, SHARE * left / rounds)
+            place += 1
+    return most_ms
 
 
 def giving_way(
@@ -39,5 +45,5 @@ def giving_way(
 
     cost_ms: a plan's mean cost now, by name.
     """
-    most_ms = bearable_ms(left_ms, workers)
+    most_ms = bearable_ms(left_ms, workers, cost_ms(choices[-1].plan.name))
     return next((choice for choice in choices if cost_ms(choice.plan.name) <= most_ms), choices[-1])

@@ -28,13 +28,21 @@ class PoolClosed(RuntimeError):
 class Ticket(Generic[T]):
     """A piece of queued or running work; `result` is awaited on the event loop that submitted it."""
 
-    __slots__ = ("_orphaned", "_pool", "_work", "cancelled", "result", "started")
+    __slots__ = (
+        "_orphaned", "_pool", "_work", "cancelled", "due_ns", "least_ms", "mailbox", "result", "started",
+    )  # fmt: skip
 
     def __init__(
-        self, pool: WorkerPool, work: Callable[[Ticket[T]], T], loop: asyncio.AbstractEventLoop
+        self,
+        pool: WorkerPool,
+        work: Callable[[Ticket[T]], T],
+        mailbox: Mailbox,
+        due_ns: int | None,
+        least_ms: float,
     ) -> None:
         self._pool, self._work = pool, work
-        self.result: asyncio.Future[T] = loop.create_future()
+        self.due_ns, self.least_ms, self.mailbox = due_ns, least_ms, mailbox
+        self.result: asyncio.Future[T] = mailbox.loop.create_future()
         self.started = False
         self.cancelled = False
         self._orphaned: Callable[[T | None], None] | None = None
@@ -137,24 +145,41 @@ class WorkerPool:
         """Return whether every thread runs."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def ahead_of(self, order: Order) -> int:
-        """Return how many queued pieces would be taken before new work of this order."""
+    def ahead_of(self, order: Order) -> list[float]:
+        """Return the least costs of the queued pieces that would be taken before new work of this order."""
         with self._lock:
-            return sum(other <= order and not ticket.cancelled for other, _, ticket in self._queue)
+            return [
+                ticket.least_ms for other, _, ticket in self._queue if other <= order and not ticket.cancelled
+            ]
 
-    def queued(self) -> tuple[Order, ...]:
-        """Return the orders of what is queued, in the order in which it will be taken."""
+    def queued(self, rank: int) -> list[int | None]:
+        """Return when the queued pieces of a priority's rank and before it are due, in the order of turns."""
         if not self._queue:
-            return ()
+            return []
         with self._lock:
-            return tuple(sorted(order for order, _, ticket in self._queue if not ticket.cancelled))
+            entries = sorted(self._queue, key=lambda entry: entry[:2])
+            return [
+                ticket.due_ns for order, _, ticket in entries if order[0] <= rank and not ticket.cancelled
+            ]
 
-    def submit(self, work: Callable[[Ticket[T]], T], order: Order) -> Ticket[T]:
-        """Queue work, lowest `order` first; call on one and the same event loop. Raises PoolClosed."""
+    def submit(
+        self,
+        work: Callable[[Ticket[T]], T],
+        order: Order,
+        *,
+        due_ns: int | None = None,
+        least_ms: float = 0.0,
+    ) -> Ticket[T]:
+        """Queue work, lowest `order` first; call on one and the same event loop. Raises PoolClosed.
+
+        due_ns: when it is worth nothing any more, None for never; least_ms: the least that it may cost.
+        """
+        if self._closed:
+            raise PoolClosed("the worker pool is closed")
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self._mailbox = Mailbox()
-        ticket = Ticket(self, work, mailbox.loop)
+        ticket = Ticket(self, work, mailbox, due_ns, least_ms)
         with self._lock:
             if self._closed:
                 raise PoolClosed("the worker pool is closed")
@@ -201,6 +226,6 @@ class WorkerPool:
             with self._lock:
                 self._busy -= 1
             # Last: the event loop goes on as soon as this thread does nothing more.
-            mailbox = self._mailbox
-            assert mailbox is not None, "a ticket was submitted"
-            mailbox.post(deliver)
+            ticket.mailbox.post(deliver)
+            # An idle worker would keep its last frame.
+            del ticket, deliver

@@ -31,7 +31,7 @@ from model_repo.runtime.engine import (
 
 DEVICE = "CPU"
 _PRECISION_HINT: Mapping[Precision, str] = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-_WATCHED_S = 1.0
+_WATCHED_S = 5.0
 _CAPABILITY: Mapping[Precision, str] = {"f32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 
 
@@ -48,8 +48,9 @@ class OpenVinoEngine:
 
     threads: cores that one inference uses; streams: inferences that run at once (further callers wait for
     a free request). An inference that exceeds `timeout_s` is cancelled at its next operator. That takes a
-    second thread, a tenth of a millisecond of every inference, and so is done for limits of a second and less
-    alone: longer ones are meant for engines that may hang, which one on this process's own cores does not.
+    second thread, a tenth of a millisecond of every inference, and so is done for limits of five seconds and
+    less alone: longer ones, which are not requests' budgets, are meant for engines that may hang, and one on
+    this process's own cores does not. They bound the wait for a free request.
     cache: a folder in which compiled models are kept between processes, None for none.
     """
 
@@ -125,7 +126,8 @@ class OpenVinoEngine:
     ) -> Inference:
         """Run a variant on letterboxed frames uint8 [n, h, w, 3], one after another.
 
-        Raises UnknownVariant, EngineTimeout when the answer did not come in time, EngineUnavailable when
+        Raises UnknownVariant, EngineTimeout when the answer did not come within five seconds or less, or no
+        request became free within more; EngineUnavailable when
         the runtime fails, ValueError on a wrong shape or type.
         """
         if self._core is None:

@@ -89,6 +89,6 @@ def test_a_permit_is_given_back_once() -> None:
 def test_waits_grow_with_what_is_ahead() -> None:
     """A free worker means no wait; otherwise half a service time and a share for everyone ahead."""
     limiter = Limiter(limit_of(), workers=2)
-    assert limiter.wait_ms(ahead=0, busy=1) == 0.0
-    assert limiter.wait_ms(ahead=0, busy=2) == pytest.approx(5.0)
-    assert limiter.wait_ms(ahead=4, busy=2) == pytest.approx(25.0)
+    assert limiter.wait_ms([], busy=1) == 0.0
+    assert limiter.wait_ms([], busy=2) == pytest.approx(5.0)
+    assert limiter.wait_ms([10.0, 10.0, 4.0, 4.0], busy=2) == pytest.approx(14.0 + 5.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,8 +14,11 @@ import httpx
 import orjson
 import pytest
 
+from model_repo.runtime.engine import EngineUnavailable
 from router.bootstrap import Gateway
-from router.http_server import make_server
+from router.execution import Job
+from router.http_server import CycleExchange, make_server
+from router.workers import Ticket
 from tests.fakes import FakeEngine
 from tests.router.conftest import SURE, Bench, sample
 from tests.router.test_service import Held, until
@@ -152,3 +157,27 @@ async def test_requests_sent_ahead_are_answered_in_turn(bench: Bench, frame: byt
             ids.append(orjson.loads(await reader.readexactly(length))["request_id"])
         writer.close()
     assert ids == ["r0", "r1", "r2"]
+
+
+@pytest.mark.parametrize(("broken", "failing"), [(False, False), (True, False), (False, True)])
+async def test_an_ended_request_keeps_nothing_for_the_collector(
+    bench: Bench, frame: bytes, broken: bool, failing: bool
+) -> None:
+    """Its frame goes with its last reference, whether it was answered, broken, or the engine failed."""
+    failures: deque[Exception | None] = deque([EngineUnavailable("down")] * 5 if failing else [])
+    gateway = bench(FakeEngine(rows={"tiny-0": SURE}, failures=failures))
+    body = frame[: len(frame) // 2] if broken else frame
+    expected = 422 if broken else 503 if failing else 200
+    async with serving(gateway) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                headers = {"Content-Type": "image/png", "X-Operating-Point": "fast"}
+                response = await client.post("/v1/detect", content=body, headers=headers)
+                assert response.status_code == expected
+            await asyncio.sleep(0.05)
+            kept = [each for each in gc.get_objects() if isinstance(each, CycleExchange | Job | Ticket)]
+            assert kept == []
+        finally:
+            gc.enable()

@@ -18,7 +18,7 @@ LEFT = st.lists(st.floats(-50.0, 200.0, allow_nan=False), max_size=12)
 
 def test_with_nobody_waiting_there_is_no_bound() -> None:
     """An empty queue costs no accuracy."""
-    assert bearable_ms([], 2) == math.inf
+    assert bearable_ms([], 2, 1.0) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,26 @@ def test_the_tightest_of_those_queued_sets_the_bound(
     left_ms: list[float], workers: int, rounds: float
 ) -> None:
     """Whoever has least time for the rounds before and of its own turn decides."""
-    assert bearable_ms(left_ms, workers) == pytest.approx(SHARE * 40.0 / rounds)
+    assert bearable_ms(left_ms, workers, 1.0) == pytest.approx(SHARE * 40.0 / rounds)
 
 
-@given(LEFT, st.integers(1, 8))
-def test_one_more_in_the_queue_never_allows_more(left_ms: list[float], workers: int) -> None:
+@given(LEFT, st.integers(1, 8), st.floats(0.0, 20.0))
+def test_one_more_in_the_queue_never_allows_more(left_ms: list[float], workers: int, least_ms: float) -> None:
     """The bound falls with every request behind."""
-    bounds = [bearable_ms(left_ms[:count], workers) for count in range(len(left_ms) + 1)]
+    bounds = [bearable_ms(left_ms[:count], workers, least_ms) for count in range(len(left_ms) + 1)]
     assert all(longer <= shorter for shorter, longer in pairwise(bounds))
 
 
-@given(LEFT, st.lists(st.floats(-50.0, 0.0), max_size=5), st.integers(1, 8))
-def test_who_is_late_already_hurries_nobody(left_ms: list[float], late_ms: list[float], workers: int) -> None:
-    """A request whose time is up is refused at its turn and takes none."""
-    assert bearable_ms([*late_ms, *left_ms], workers) == bearable_ms(left_ms, workers)
+@given(LEFT, st.lists(st.floats(-50.0, 4.9), max_size=5), st.integers(1, 8))
+def test_who_cannot_be_saved_hurries_nobody(left_ms: list[float], lost_ms: list[float], workers: int) -> None:
+    """A request for which even the cheapest plan comes too late is refused at its turn and takes none."""
+    assert bearable_ms([*lost_ms, *left_ms], workers, 5.0) == bearable_ms(left_ms, workers, 5.0)
+
+
+def test_who_has_no_deadline_takes_a_turn_but_sets_no_bound() -> None:
+    """However long it has waited."""
+    assert bearable_ms([math.inf], 1, 5.0) == math.inf
+    assert bearable_ms([math.inf, 60.0], 1, 5.0) == pytest.approx(SHARE * 60.0 / 3.0)
 
 
 def test_the_costliest_that_those_queued_can_bear_is_taken(repository: Repository) -> None:
@@ -49,5 +55,5 @@ def test_the_costliest_that_those_queued_can_bear_is_taken(repository: Repositor
     plans = {plan.name: plan for plan in repository.frontier.plans}
     choices = [ServedPoint(name, plans[name], name) for name in ("tiny-1", "tiny-0")]
     cost_ms = {"tiny-1": 10.0, "tiny-0": 3.0}.__getitem__
-    taken = {left: giving_way(choices, cost_ms, [left], 1).name for left in (60.0, 30.0, 1.0)}
-    assert taken == {60.0: "tiny-1", 30.0: "tiny-0", 1.0: "tiny-0"}
+    taken = {left: giving_way(choices, cost_ms, [left], 1).name for left in (60.0, 30.0, 6.5)}
+    assert taken == {60.0: "tiny-1", 30.0: "tiny-0", 6.5: "tiny-0"}

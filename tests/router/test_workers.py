@@ -72,7 +72,7 @@ async def test_the_earliest_deadline_goes_first(pool: WorkerPool) -> None:
         for name, deadline in (("late", 30), ("soon", 10), ("also soon", 10), ("between", 20))
     ]
     assert pool.waiting == 4
-    assert pool.ahead_of((0, 10)) == 2
+    assert len(pool.ahead_of((0, 10))) == 2
     gate.open()
     await asyncio.gather(holding.result, *(ticket.result for ticket in tickets))
     assert order == ["soon", "also soon", "between", "late"]
@@ -88,7 +88,7 @@ async def test_priority_goes_before_deadlines(pool: WorkerPool) -> None:
         pool.submit(lambda _, name=name: ran.append(name), rank)  # type: ignore[misc]  # mypy loses T here
         for name, rank in (("low", (2, 1)), ("normal", (1, 5)), ("high", (0, 99)))
     ]
-    assert pool.ahead_of((1, 7)) == 2
+    assert len(pool.ahead_of((1, 7))) == 2
     gate.open()
     await asyncio.gather(holding.result, *(ticket.result for ticket in tickets))
     assert ran == ["high", "normal", "low"]
@@ -102,7 +102,7 @@ async def test_queued_work_can_be_dropped(pool: WorkerPool) -> None:
     ran: list[int] = []
     queued = pool.submit(lambda _: ran.append(1), (0, 1))
     assert queued.cancel()
-    assert (pool.waiting, pool.ahead_of((0, 5))) == (0, 0)
+    assert (pool.waiting, pool.ahead_of((0, 5))) == (0, [])
     gate.open()
     await holding.result
     await pool.submit(lambda _: None, (0, 2)).result
@@ -167,13 +167,17 @@ async def test_a_closed_pool_finishes_its_queue_and_takes_no_more() -> None:
 
 
 async def test_those_queued_are_told_in_the_order_of_their_turns(pool: WorkerPool) -> None:
-    """Priority, then deadline; neither what runs nor what was cancelled."""
+    """Priority, then deadline, up to a rank; neither what runs nor what was cancelled."""
     gate = Gate()
     running = pool.submit(gate, (0, 1))
     await began(gate)
-    tickets = [pool.submit(lambda _: None, order) for order in ((1, 5), (0, 9), (1, 3), (0, 7))]
-    assert pool.queued() == ((0, 7), (0, 9), (1, 3), (1, 5))
+    orders = ((1, 5), (0, 9), (1, 3), (0, 7))
+    tickets = [
+        pool.submit(lambda _: None, order, due_ns=None if order == (1, 3) else order[1]) for order in orders
+    ]
+    assert pool.queued(1) == [7, 9, None, 5]
+    assert pool.queued(0) == [7, 9]
     tickets[1].cancel()
-    assert pool.queued() == ((0, 7), (1, 3), (1, 5))
+    assert pool.queued(1) == [7, None, 5]
     gate.open()
     await running.result
