@@ -109,6 +109,7 @@ async def adaptation(
             shutil.copytree(repo, copy)
             write_manifest(copy, with_only(document, plan))
             ways[plan["name"]] = (await running.enter_async_context(served(copy))).target
+        conditions = Conditions(budget_ms=capacity.limit_ms)
         rounds: dict[str, list[Verdict]] = {name: [] for name in ways}
         for number in range(_ROUNDS):
             times = _bursts(_BASE * capacity.rate_hz, seed + number)
@@ -116,7 +117,11 @@ async def adaptation(
             for name, target in list(ways.items())[:: 1 if number % 2 == 0 else -1]:
                 request = Request(budget_ms=capacity.limit_ms)
                 samples = await run_open_loop(target, contents, times, request, LIMITS)
-                rounds[name].append(judge(samples, Conditions(budget_ms=capacity.limit_ms), truths, classes))
+                verdict = judge(samples, conditions, truths, classes)
+                rounds[name].append(verdict)
+                delay = verdict.issue_delay
+                if delay is not None and delay.p99_ms > conditions.issue_delay_ms:
+                    progress(f"{name}: the generator fell behind, p99 {delay.p99_ms:.1f} ms")
     adaptive, *singles = (_attempt(name, verdicts) for name, verdicts in rounds.items())
     return AdaptationResult(capacity, adaptive, tuple(singles))
 
