@@ -43,6 +43,10 @@ from router.workers import Order, PoolClosed, Ticket, WorkerPool
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
+# While requests wait, learning from their answers does too, until there are so many or for so long: together
+# they cost half as much.
+_LEARNT_TOGETHER = 8
+_LEARNT_WITHIN_S = 0.05
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
 # Behind every priority.
 _SHADOW_RANK = len(_RANK)
@@ -74,6 +78,7 @@ class Service:
         self._shadows: set[asyncio.Task[None]] = set()
         self._limiter, self._health = limiter, health
         self._metrics, self._clock = metrics, clock
+        self._unlearnt: list[tuple[Serving, Worked, Answer]] = []
         self._accepting = True
         self._held: str | None = None
 
@@ -278,20 +283,32 @@ class Service:
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
             return self._shed(answer)
         serving.inside += 1  # for what a shadow run will ask
-        self._pool.loop.call_soon(self._learn, serving, worked, answer)
-        if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
-            return replace(answer, certificate=None)
-        return answer
-
-    def _learn(self, serving: Serving, worked: Worked, answer: Answer) -> None:
-        """Learn from what a worker did, and count it."""
-        serving.inside -= 1
-        policies, metrics = serving.policies, self._metrics
         if worked.engine_error is None:
             self._health.succeeded()
         else:
             _LOG.warning("a later stage did not run: %s", worked.engine_error)
             self._health.failed()
+        self._unlearnt.append((serving, worked, answer))
+        if self._pool.waiting == 0 or len(self._unlearnt) >= _LEARNT_TOGETHER:
+            self._pool.loop.call_soon(self._learn_all)
+        elif len(self._unlearnt) == 1:
+            self._pool.loop.call_later(_LEARNT_WITHIN_S, self._learn_all)
+        if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
+            return replace(answer, certificate=None)
+        return answer
+
+    def _learn_all(self) -> None:
+        unlearnt, self._unlearnt = self._unlearnt, []
+        for serving, worked, answer in unlearnt:
+            serving.inside -= 1
+            try:
+                self._learn(serving, worked, answer)
+            except Exception:  # noqa: BLE001 - as a callback of its own: the other answers are learnt from
+                _LOG.exception("nothing was learnt from an answer of %s", answer.plan.name)
+
+    def _learn(self, serving: Serving, worked: Worked, answer: Answer) -> None:
+        """Learn from what a worker did, and count it."""
+        policies, metrics = serving.policies, self._metrics
         policies.slow_down.observe(DECODE, answer.decode_ms, serving.frontier.decode.mean_ms)
         for stage in answer.stages:
             mean_ms, median_ms = serving.baseline_ms(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ ACCURACY_HEADER = "X-Min-Accuracy"
 SCORE_HEADER = "X-Min-Score"
 PRIORITY_HEADER = "X-Priority"
 Priority = Literal["high", "normal", "low"]
+_PRIORITIES: Mapping[str, Priority] = {name: name for name in get_args(Priority)}
 _KEYS = frozenset(
     name.lower().encode() for name in (POINT_HEADER, ACCURACY_HEADER, SCORE_HEADER, PRIORITY_HEADER)
 )
@@ -46,13 +48,14 @@ class Wishes:
         if accuracy is not None and point is not None:
             raise MalformedRequest(f"{ACCURACY_HEADER} and {POINT_HEADER} exclude each other")
         priority = only(headers, PRIORITY_HEADER)
-        known = {name: name for name in get_args(Priority)}
-        if priority is not None and priority not in known:
-            raise MalformedRequest(f"{PRIORITY_HEADER}: {priority[:40]!r} is none of {', '.join(known)}")
+        if priority is not None and priority not in _PRIORITIES:
+            raise MalformedRequest(
+                f"{PRIORITY_HEADER}: {priority[:40]!r} is none of {', '.join(_PRIORITIES)}"
+            )
         return cls(
             point,
             accuracy,
-            "normal" if priority is None else known[priority],
+            "normal" if priority is None else _PRIORITIES[priority],
             _share(headers, SCORE_HEADER),
         )
 
