@@ -138,3 +138,9 @@ class LatencyProfile(Value):
     def quantile_ms(self, q: float) -> float:
         """Return the q-quantile in milliseconds."""
         return self.histogram.quantile_ms(q)
+
+
+def at_concurrency(profiles: Sequence[LatencyProfile], busy: int) -> LatencyProfile:
+    """Return the profile for so many inferences at once: that of the next concurrency that was measured."""
+    ordered = sorted(profiles, key=lambda profile: profile.concurrency)
+    return next((profile for profile in ordered if profile.concurrency >= busy), ordered[-1])

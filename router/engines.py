@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frontier import Frontier, OperatingPoint, Plan, PlanAccuracy, SplitName, Variant
-from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName
+from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName, at_concurrency
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, EngineUnavailable, answer_frame
 
@@ -67,16 +67,11 @@ class Fleet:
         return {
             plan.name: decode.mean_ms
             + sum(
-                share * _at(self.profiles[stage.variant], busy).mean_ms
+                share * at_concurrency(self.profiles[stage.variant], busy).mean_ms
                 for share, stage in zip(reach(plan), plan.stages, strict=True)
             )
             for plan in self.plans
         }
-
-
-def _at(profiles: Sequence[LatencyProfile], busy: int) -> LatencyProfile:
-    ordered = sorted(profiles, key=lambda profile: profile.concurrency)
-    return next((profile for profile in ordered if profile.concurrency >= busy), ordered[-1])
 
 
 _STEP = 0.95

@@ -126,7 +126,7 @@ def make_server(app: Asgi, *, drain_s: float) -> GatewayServer:
         access_log=False,
         log_config=None,
         server_header=False,
-        # Nobody asks who sent a request, and finding out costs as much as routing it.
+        # Nobody asks who sent a request.
         proxy_headers=False,
         # A parser error per malformed request would let anybody fill the log.
         log_level="error",

@@ -2,7 +2,7 @@
 
 `call_soon_threadsafe` wakes the loop's thread while the caller still holds the interpreter's lock, so that
 it wakes only to wait for the one who woke it. A byte through a socket is sent with the lock let go: the loop
-goes on at once. On a core that both share this is some 50 µs for every frame.
+goes on at once, which on a core that both share saves two switches between threads for every frame.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from model_repo.frontier import Plan
-from model_repo.latency import Histogram, LatencyProfile
+from model_repo.latency import Histogram, LatencyProfile, at_concurrency
 
 QUANTILE = 0.99
 DECODE = "decode"
@@ -106,12 +106,9 @@ class Costs:
 
 
 def _by_busy(measured: Sequence[LatencyProfile]) -> tuple[float, ...]:
-    """Return the quantile for 1, 2, … workers at work: of the next concurrency that was measured."""
-    quantiles = sorted((profile.concurrency, profile.quantile_ms(QUANTILE)) for profile in measured)
-    most = quantiles[-1][0]
-    return tuple(
-        next(ms for concurrency, ms in quantiles if concurrency >= busy) for busy in range(1, most + 1)
-    )
+    """Return the quantile for 1, 2, … workers at work."""
+    most = max(profile.concurrency for profile in measured)
+    return tuple(at_concurrency(measured, busy).quantile_ms(QUANTILE) for busy in range(1, most + 1))
 
 
 class Planner:

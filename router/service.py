@@ -44,7 +44,7 @@ _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
 # While requests wait, learning from their answers does too, until there are so many or for so long: together
-# they cost half as much.
+# they cost less.
 _LEARNT_TOGETHER = 8
 _LEARNT_WITHIN_S = 0.05
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}

@@ -48,7 +48,7 @@ class OpenVinoEngine:
 
     threads: cores that one inference uses; streams: inferences that run at once (further callers wait for
     a free request). An inference that exceeds `timeout_s` is cancelled at its next operator. That takes a
-    second thread, a tenth of a millisecond of every inference, and so is done for limits of five seconds and
+    second thread for every inference, and so is done for limits of five seconds and
     less alone: longer ones, which are not requests' budgets, are meant for engines that may hang, and one on
     this process's own cores does not. They bound the wait for a free request.
     cache: a folder in which compiled models are kept between processes, None for none.

@@ -31,6 +31,7 @@ from router.errors import (
 )
 from router.execution import Answer
 from router.wishes import Wishes
+from router.workers import WorkerPool
 from tests.fakes import FakeClock, FakeEngine, encode_image, rows_of, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
 
@@ -484,3 +485,14 @@ async def test_non_square_frames_are_answered_in_their_own_pixels(bench: Bench) 
     given = await answer(bench(FakeEngine(rows={"tiny-0": SURE})), wide, point="fast")
     assert given.image_wh == (128, 32)
     assert given.detections.xyxy.tolist() == [[0, 0, 32, 32]]
+
+
+async def test_what_waits_to_be_learnt_is_learnt_though_nobody_else_is_answered(
+    bench: Bench, frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While requests wait it is put off, but not for ever."""
+    gateway = bench()
+    monkeypatch.setattr(WorkerPool, "waiting", 1)
+    await answer(gateway, frame, point="fast")
+    await until(lambda: sample(gateway, "paretogate_decode_seconds_count") == 1)
+    assert gateway.service.serving.inside == 0

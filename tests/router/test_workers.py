@@ -173,10 +173,14 @@ async def test_those_queued_are_told_in_the_order_of_their_turns(pool: WorkerPoo
     await began(gate)
     orders = ((1, 5), (0, 9), (1, 3), (0, 7))
     tickets = [
-        pool.submit(lambda _: None, order, due_ns=None if order == (1, 3) else order[1]) for order in orders
+        pool.submit(
+            lambda _: None, order, due_ns=None if order == (1, 3) else order[1], least_ms=float(order[1])
+        )
+        for order in orders
     ]
     assert pool.queued(1) == [7, 9, None, 5]
     assert pool.queued(0) == [7, 9]
+    assert sorted(pool.ahead_of((1, 4))) == [3.0, 7.0, 9.0]
     tickets[1].cancel()
     assert pool.queued(1) == [7, None, 5]
     gate.open()
