@@ -7,9 +7,8 @@ that name a point or a least accuracy get what they ask for, held or not.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,7 +23,7 @@ from router.service import Service
 HOST = "127.0.0.1"
 
 
-def make_admin_app(service: Service, metrics: Callable[[], bytes]) -> Starlette:
+def make_admin_app(service: Service, metrics: Callable[[], Awaitable[bytes]]) -> Starlette:
     """Return the administrator's application."""
 
     async def read(_: Request) -> Response:
@@ -39,7 +38,7 @@ def make_admin_app(service: Service, metrics: Callable[[], bytes]) -> Starlette:
         return JSONResponse(_state(service))
 
     async def expose(_: Request) -> Response:
-        return Response(await asyncio.to_thread(metrics), media_type=exposition.CONTENT_TYPE)
+        return Response(await metrics(), media_type=exposition.CONTENT_TYPE)
 
     return Starlette(
         routes=[

@@ -130,9 +130,14 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         metrics.watch_endpoints(engine.states)
     took_over = partial(_show, metrics, engine)
     took_over(serving)
+
+    async def exposition() -> bytes:
+        service.learn()  # every answer before this scrape is in it
+        return await asyncio.to_thread(metrics.render)
+
     views = Views(
         points=lambda: _points(service, engine),
-        metrics=metrics.render,
+        metrics=exposition,
         alive=lambda: service.alive,
         ready=lambda: service.ready,
     )
@@ -156,7 +161,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         engine,
         metrics,
         reloader,
-        make_admin_app(service, metrics.render),
+        make_admin_app(service, exposition),
         tracing,
     )
 

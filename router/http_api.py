@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
@@ -32,7 +31,7 @@ class Views:
     """What the paths beside detection show, asked at every request."""
 
     points: Callable[[], PointsDocument]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[], Awaitable[bytes]]
     alive: Callable[[], bool]
     ready: Callable[[], bool]
 
@@ -79,7 +78,7 @@ def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Return every series in Prometheus' text format."""
-        return Response(await asyncio.to_thread(views.metrics), media_type=exposition.CONTENT_TYPE)
+        return Response(await views.metrics(), media_type=exposition.CONTENT_TYPE)
 
     @app.get("/healthz", response_model=None)
     async def healthz() -> Response:

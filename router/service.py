@@ -43,8 +43,8 @@ from router.workers import Order, PoolClosed, Ticket, WorkerPool
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
-# While requests wait, learning from their answers does too, until there are so many or for so long: together
-# they cost less.
+# Learning from answers waits until there are so many of them, or for so long: one after another they find
+# its code and data in the processor's caches, and cost a fraction of what each costs alone.
 _LEARNT_TOGETHER = 8
 _LEARNT_WITHIN_S = 0.05
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
@@ -289,24 +289,25 @@ class Service:
             _LOG.warning("a later stage did not run: %s", worked.engine_error)
             self._health.failed()
         self._unlearnt.append((serving, worked, answer))
-        if self._pool.waiting == 0 or len(self._unlearnt) >= _LEARNT_TOGETHER:
-            self._pool.loop.call_soon(self._learn_all)
+        if len(self._unlearnt) >= _LEARNT_TOGETHER:
+            self._pool.loop.call_soon(self.learn)
         elif len(self._unlearnt) == 1:
-            self._pool.loop.call_later(_LEARNT_WITHIN_S, self._learn_all)
+            self._pool.loop.call_later(_LEARNT_WITHIN_S, self.learn)
         if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
             return replace(answer, certificate=None)
         return answer
 
-    def _learn_all(self) -> None:
+    def learn(self) -> None:
+        """Learn at once from all answers whose turn has not come yet."""
         unlearnt, self._unlearnt = self._unlearnt, []
         for serving, worked, answer in unlearnt:
             serving.inside -= 1
             try:
-                self._learn(serving, worked, answer)
+                self._learn_from(serving, worked, answer)
             except Exception:  # noqa: BLE001 - as a callback of its own: the other answers are learnt from
                 _LOG.exception("nothing was learnt from an answer of %s", answer.plan.name)
 
-    def _learn(self, serving: Serving, worked: Worked, answer: Answer) -> None:
+    def _learn_from(self, serving: Serving, worked: Worked, answer: Answer) -> None:
         """Learn from what a worker did, and count it."""
         policies, metrics = serving.policies, self._metrics
         policies.slow_down.observe(DECODE, answer.decode_ms, serving.frontier.decode.mean_ms)

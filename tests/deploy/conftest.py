@@ -35,6 +35,7 @@ def exposed_metrics(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
         frame = encode_image(squares_frame([]))
         deadline = Deadline.after(now_ns, 60_000.0)
         asyncio.run(gateway.service.detect(frame, deadline, Wishes("balanced"), arrived_ns=now_ns))
+        gateway.service.learn()
         metrics.arrived("http").end("shed", "overloaded")
         metrics.answered("fast", "tiny-0", total_ms=3.0, queue_ms=0.1, decode_ms=0.5, left_ms=-1.0)
         metrics.cut("tiny-1", "deadline")

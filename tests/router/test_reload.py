@@ -47,6 +47,7 @@ def gateway(bench: Bench, published: Repository, engine: FakeEngine, clock: Fake
 
 async def ask(gateway: Gateway, frame: bytes, point: str | None = None) -> Answer:
     answer = await gateway.service.detect(frame, Deadline.none(), Wishes(point), arrived_ns=0)
+    gateway.service.learn()
     assert isinstance(answer, Answer)
     return answer
 

@@ -31,7 +31,6 @@ from router.errors import (
 )
 from router.execution import Answer
 from router.wishes import Wishes
-from router.workers import WorkerPool
 from tests.fakes import FakeClock, FakeEngine, encode_image, rows_of, tiny_repository
 from tests.router.conftest import DOUBTFUL, LARGE, SURE, Bench, sample
 
@@ -83,7 +82,7 @@ async def ask(
     """Ask the service at `now_ns`."""
     deadline = Deadline.none() if budget_ms is None else Deadline.after(now_ns, budget_ms)
     found = await gateway.service.detect(frame, deadline, Wishes(point, min_map), arrived_ns=now_ns)
-    await asyncio.sleep(0)  # what is learnt from an answer waits until it is on its way
+    gateway.service.learn()
     return found
 
 
@@ -488,11 +487,11 @@ async def test_non_square_frames_are_answered_in_their_own_pixels(bench: Bench) 
 
 
 async def test_what_waits_to_be_learnt_is_learnt_though_nobody_else_is_answered(
-    bench: Bench, frame: bytes, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, frame: bytes
 ) -> None:
-    """While requests wait it is put off, but not for ever."""
+    """It is put off until there is more of it, but not for ever."""
     gateway = bench()
-    monkeypatch.setattr(WorkerPool, "waiting", 1)
-    await answer(gateway, frame, point="fast")
+    await gateway.service.detect(frame, Deadline.none(), Wishes("fast"), arrived_ns=0)
+    assert sample(gateway, "paretogate_decode_seconds_count") == 0
     await until(lambda: sample(gateway, "paretogate_decode_seconds_count") == 1)
     assert gateway.service.serving.inside == 0
