@@ -76,6 +76,8 @@ class Job:
 
     choices: the operating point of the request and what may take its place while others wait, costliest
     first. rank: of its priority, 0 first. min_score: detections below it are left out of the answer.
+    shadowed:
+    should the answer be an early one, its plan's last stage is to look at the frame as well.
     """
 
     frame: bytes
@@ -85,6 +87,7 @@ class Job:
     arrived_ns: int
     queued_ns: int
     min_score: float = 0.0
+    shadowed: bool = False
     traceparent: str | None = None
 
 
@@ -93,7 +96,8 @@ class Worked:
     """What a worker made of a job and how long it was held; `result` is None when the sender had left.
 
     engine_error: why a later stage did not run, when the answer does without it. observed: what is watched of
-    the first stage's answer, None when it was not its turn. image: the decoded frame, for a shadow run.
+    the first stage's answer, None when it was not its turn. image: the decoded frame of an early answer,
+    where a shadow run was asked for.
     """
 
     result: Answer | Refusal | None
@@ -165,7 +169,10 @@ class Executor:
         service_ms = (self._clock.now_ns() - began_ns) / 1e6
         if staged is None:
             return Worked(result, service_ms)
-        return Worked(result, service_ms, staged.engine_error, staged.observed, staged.image)
+        # Kept only where it is wanted: the next frame takes its place in memory, and in the caches.
+        early = job.shadowed and staged.escalated is False and staged.cut is None
+        image = staged.image if early else None
+        return Worked(result, service_ms, staged.engine_error, staged.observed, image)
 
     def probe(self, image: NDArray[np.uint8]) -> None:
         """Run the cheapest plan's first stage once; raises EngineError when it does not run."""

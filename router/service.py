@@ -189,7 +189,8 @@ class Service:
         if isinstance(permit, Shed):
             return permit
         min_score = self._min_score if wishes.min_score is None else wishes.min_score
-        job = Job(frame, deadline, choices, order[0], arrived_ns, now_ns, min_score, traceparent)
+        shadowed = self._random.random() < self._shadow_share
+        job = Job(frame, deadline, choices, order[0], arrived_ns, now_ns, min_score, shadowed, traceparent)
         return self._conclude(serving, await self._work(serving, job, order, permit))
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
@@ -332,14 +333,13 @@ class Service:
             decode_ms=answer.decode_ms,
             left_ms=answer.left_ms,
         )
-        if answer.escalated is False and answer.cut is None and worked.image is not None:
+        if worked.image is not None:
             self._perhaps_shadow(serving, answer, worked.image)
 
     def _perhaps_shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
         """Have the last stage look at a frame that was answered early, if nobody waits for a worker."""
         pool = self._pool
-        idle = pool.waiting == 0 and pool.busy < pool.size
-        if idle and self._random.random() < self._shadow_share:
+        if pool.waiting == 0 and pool.busy < pool.size:
             serving.inside += 1  # at once, or the set's models could go before the task begins
             task = asyncio.create_task(self._shadow(serving, answer, image))
             self._shadows.add(task)
