@@ -76,8 +76,7 @@ class Job:
 
     choices: the operating point of the request and what may take its place while others wait, costliest
     first. rank: of its priority, 0 first. min_score: detections below it are left out of the answer.
-    shadowed:
-    should the answer be an early one, its plan's last stage is to look at the frame as well.
+    shadowed: should the answer be an early one, its plan's last stage is to look at the frame as well.
     """
 
     frame: bytes
