@@ -2,7 +2,8 @@
 
 Both servers are pinned to core 0 and the load to core 1. They are asked in turn, in slices of a fraction of a
 second, so that what the machine does meanwhile falls on both; ratios are taken within a round of such slices,
-and their median counts.
+and their median counts. Every round starts both servers anew: where a process happens to lie in memory makes
+it some percent faster or slower for as long as it lives.
 """
 
 from __future__ import annotations
@@ -78,31 +79,31 @@ def overhead(
     before = os.sched_getaffinity(0)
     if len(before) < 2:
         raise ServerError("two cores are needed, one for the servers and one for the load")
-    with TemporaryDirectory(prefix="paretogate-bench-") as scratch:
-        port = free_port()
-        with (
-            bare_server(repo, point, core=SERVER_CORE) as bare_port,
-            gateway(
-                repo, port, Path(scratch) / "gateway.log", "--min-score", str(_MIN_SCORE), core=SERVER_CORE
-            ),
-        ):
+    found: tuple[list[Figures], list[Figures]] = ([], [])
+    for _ in range(rounds):
+        with _servers(repo, point) as connects:
             os.sched_setaffinity(0, {LOAD_CORE})
             try:
-                headers = (("X-Operating-Point", point),)
-                connects: tuple[Callable[[], Conversation], ...] = (
-                    lambda: BareConversation(bare_port),
-                    lambda: HttpConversation(port, headers),
-                )
-                found: tuple[list[Figures], list[Figures]] = ([], [])
                 _round(connects, frames, _WARM_UP, clients, 0.5)
-                for _ in range(rounds):
-                    for into, figures in zip(
-                        found, _round(connects, frames, requests, clients, seconds), strict=True
-                    ):
-                        into.append(figures)
+                taken = _round(connects, frames, requests, clients, seconds)
             finally:
                 os.sched_setaffinity(0, before)
+        for into, figures in zip(found, taken, strict=True):
+            into.append(figures)
     return OverheadResult(point, tuple(found[0]), tuple(found[1]))
+
+
+@contextmanager
+def _servers(repo: Path, point: str) -> Iterator[tuple[Callable[[], Conversation], ...]]:
+    """Run both servers; yield what connects to the bare one and to the gateway."""
+    port, headers = free_port(), (("X-Operating-Point", point),)
+    options = ("--min-score", str(_MIN_SCORE))
+    with (
+        TemporaryDirectory(prefix="paretogate-bench-") as scratch,
+        bare_server(repo, point, core=SERVER_CORE) as bare_port,
+        gateway(repo, port, Path(scratch) / "gateway.log", *options, core=SERVER_CORE),
+    ):
+        yield (lambda: BareConversation(bare_port), lambda: HttpConversation(port, headers))
 
 
 @contextmanager

@@ -67,6 +67,7 @@ class Gateway:
 
     service: Service
     app: Asgi
+    endpoint: DetectEndpoint
     servicer: DetectionServicer
     pool: WorkerPool
     engine: Engine
@@ -156,6 +157,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     return Gateway(
         service,
         make_app(endpoint, views, config.max_bytes),
+        endpoint,
         servicer,
         pool,
         engine,
@@ -261,6 +263,7 @@ def _serving(
         lambda: pool.busy,
         pool.queued,
         policies.drift.due,
+        policies.drift.voids,
         workers=pool.size,
         engine_timeout_s=config.engine_timeout_s,
     )
@@ -335,7 +338,7 @@ async def serve(
     config: Config, gateway: Gateway, http_socket: socket.socket, started: Callable[[Addresses], None]
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens."""
-    server = make_server(gateway.app, drain_s=config.drain_s)
+    server = make_server(gateway.app, gateway.endpoint, drain_s=config.drain_s)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -77,6 +77,7 @@ class Job:
     choices: the operating point of the request and what may take its place while others wait, costliest
     first. rank: of its priority, 0 first. min_score: detections below it are left out of the answer.
     shadowed: should the answer be an early one, its plan's last stage is to look at the frame as well.
+    finish: is given the answer before the worker lets go of the job, to write it as its sender wants it.
     """
 
     frame: bytes
@@ -88,6 +89,7 @@ class Job:
     min_score: float = 0.0
     shadowed: bool = False
     traceparent: str | None = None
+    finish: Callable[[Answer], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Executor:
 
     busy: tells how many workers are at work, the asking one included. queued: tells, as `WorkerPool.queued`,
     when those who wait for a worker are due; workers: how many there are. watched: tells whether an answer of
-    a variant is to be described for drift.
+    a variant is to be described for drift; voids: whether drift voids a plan's certificate.
     """
 
     def __init__(
@@ -137,12 +139,14 @@ class Executor:
         busy: Callable[[], int],
         queued: Callable[[int], Sequence[int | None]],
         watched: Callable[[str], bool],
+        voids: Callable[[Plan], bool],
         *,
         workers: int,
         engine_timeout_s: float,
     ) -> None:
         self._fleet, self._engine, self._planner = fleet, engine, planner
-        self._clock, self._limits, self._watched = clock, limits, watched
+        self._clock, self._limits = clock, limits
+        self._watched, self._voids = watched, voids
         self._busy, self._queued, self._workers = busy, queued, workers
         self._engine_timeout_s = engine_timeout_s
         self._rules: Mapping[tuple[str, int], tuple[CompiledGain, float]] = {
@@ -165,6 +169,8 @@ class Executor:
         began_ns = self._clock.now_ns()
         TRACEPARENT.set(job.traceparent)
         result, staged = self._answer(job, cancelled, began_ns)
+        if job.finish is not None and isinstance(result, Answer):
+            job.finish(result)
         service_ms = (self._clock.now_ns() - began_ns) / 1e6
         if staged is None:
             return Worked(result, service_ms)
@@ -207,6 +213,7 @@ class Executor:
             return staged, None
         cut = staged.cut or start.cut
         certificate = start.plan.certificate
+        holds = cut is None and not self._voids(start.plan)
         ended_ns = self._clock.now_ns()
         answer = Answer(
             detections=staged.detections.at_least(job.min_score),
@@ -217,7 +224,7 @@ class Executor:
             stages=staged.stages,
             escalated=staged.escalated,
             cut=cut,
-            certificate=certificate if isinstance(certificate, Certificate) and cut is None else None,
+            certificate=certificate if isinstance(certificate, Certificate) and holds else None,
             queue_ms=(began_ns - job.queued_ns) / 1e6,
             decode_ms=(decoded_ns - began_ns) / 1e6,
             total_ms=(ended_ns - job.arrived_ns) / 1e6,

@@ -71,6 +71,7 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         headers = _grouped(context.invocation_metadata())
         arrival = self._metrics.arrived("grpc", headers)
         request_id = request_id_of([request.request_id.encode()])
+        written: list[wire.DetectResponse] = []
         try:
             answer = await self._service.detect(
                 request.image,
@@ -78,6 +79,7 @@ class DetectionServicer(wire_grpc.DetectionServicer):
                 Wishes.of(headers, operating_point=request.operating_point or None),
                 arrived_ns=arrived_ns,
                 traceparent=arrival.traceparent,
+                finish=lambda answer: written.append(encode_answer(answer, request_id)),
             )
         except asyncio.CancelledError:
             arrival.end("cancelled")
@@ -91,7 +93,7 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         else:
             if not isinstance(answer, Shed):
                 arrival.end("answered", answer=answer)
-                return encode_answer(answer, request_id)
+                return written[0]
             problem = problem_of(answer)
         arrival.end(problem.outcome, problem.slug)
         level = logging.WARNING if problem.outcome == "failed" else logging.INFO

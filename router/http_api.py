@@ -18,11 +18,10 @@ from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, SECO
 from router.documents import AnswerDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
-from router.http_detect import EXCHANGE, ID_HEADER, Asgi, DetectEndpoint, Scope, Send, request_id_of
+from router.http_detect import DETECT_PATH, ID_HEADER, Asgi, DetectEndpoint, Scope, Send, request_id_of
 from router.problems import Problem, internal_problem, problem_of, status_problem
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
-DETECT_PATH = "/v1/detect"
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
 
 
@@ -50,8 +49,6 @@ def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> Asgi:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         frame = scope["type"] == "http" and scope["path"] == DETECT_PATH and scope["method"] == "POST"
-        if not frame:
-            scope.pop(EXCHANGE, None)
         await (detect if frame else others)(scope, receive, send)
 
     return app

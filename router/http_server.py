@@ -1,16 +1,17 @@
-"""uvicorn as this gateway uses it: bounded heads of requests, no signal handlers of its own."""
+"""uvicorn as this gateway uses it: frames without a task each, bounded heads, no signal handlers of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from router.http_detect import EXCHANGE, Asgi
+from router.http_detect import DETECT_PATH, Asgi, DetectEndpoint, Lines, Pending
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -27,56 +28,58 @@ _TOO_LARGE_BODY = (
 class CycleExchange:
     """An `Exchange` over uvicorn's state of a request; it does what `receive` and `send` do, in one step."""
 
-    __slots__ = ("_cycle", "left")
+    __slots__ = ("_cycle", "body")
 
-    def __init__(self, cycle: RequestResponseCycle, left: asyncio.Future[None]) -> None:
-        self._cycle, self.left = cycle, left
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self.body = bytes(cycle.body)
 
-    def whole_body(self) -> bytes | None:
-        """Return the body where all of it has arrived, otherwise None."""
+    @property
+    def headers(self) -> Lines:
+        """Return the request's headers, names in lower case."""
+        return cast("Lines", self._cycle.scope["headers"])
+
+    def answer(self, status: int, headers: Lines, body: bytes) -> None:
+        """Send the answer, at once."""
         cycle = self._cycle
-        if cycle.more_body or cycle.disconnected:
-            return None
-        # It stops at large bodies, and a lost connection is only seen while reading.
-        cycle.flow.resume_reading()
-        return bytes(cycle.body)
-
-    def taken(self) -> None:
-        """Let go of the body."""
-        self._cycle.body = bytearray()
-
-    def answer(self, headers: bytes, body: bytes) -> bool:
-        """Send a 200 with header lines and a body; returns False where `send` has to do it."""
-        cycle = self._cycle
-        if cycle.flow.write_paused or cycle.disconnected:
-            return False
         cycle.response_started = cycle.response_complete = True
-        always = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
-        close = b"" if cycle.keep_alive else b"connection: close\r\n"
-        cycle.transport.write(b"HTTP/1.1 200 OK\r\n%b%b%b\r\n%b" % (always, headers, close, body))
-        cycle.message_event.set()
+        cycle.body = bytearray()
+        if not cycle.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        elif (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        lines = [b"%b: %b\r\n" % line for line in (*cycle.default_headers, *headers)]
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
-        return True
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
-    """Refuse a request whose head grows past a limit, which the parser has not; tell of lost connections."""
+class DetectProtocol(HttpToolsProtocol):
+    """Hand whole frames to the endpoint; bound the heads of requests, which the parser does not.
+
+    Everything else goes uvicorn's way: bodies that come in pieces, requests sent ahead, other paths.
+    """
 
     _head_bytes = 0
     _header_bytes = 0
     _in_head = False
+    _feeding = False
+    _held: tuple[RequestResponseCycle, Any] | None = None  # Any: an application as uvicorn has it
+    _pending: Pending | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Begin a connection."""
-        super().connection_made(transport)
-        self._left: asyncio.Future[None] = self.loop.create_future()
+    def __init__(
+        self, *given: Any, endpoint: DetectEndpoint | None, **named: Any
+    ) -> None:  # Any: as uvicorn's
+        super().__init__(*given, **named)
+        self._endpoint = endpoint
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the requests of this connection."""
+        """Drop what nobody waits for any more."""
         super().connection_lost(exc)
-        self._left.set_result(None)
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.leave()
 
     def on_message_begin(self) -> None:
         """Begin to count."""
@@ -88,23 +91,52 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Stop counting."""
         self._in_head = False
         super().on_headers_complete()
-        cast("dict[str, object]", self.scope)[EXCHANGE] = CycleExchange(self.cycle, self._left)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; one too many is a parser error, which closes the connection with 400."""
         self._header_bytes += len(name) + len(value)
         if len(self.headers) >= MAX_HEADERS or self._header_bytes > MAX_HEAD_BYTES:
             raise ValueError("too many headers")
-        super().on_header(name, value)
+        # What uvicorn does, without another call: it is paid for every header.
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; a head that has not ended after so many bytes is refused."""
+        self._feeding = True
         super().data_received(data)
+        self._feeding = False
+        if self._held is not None:
+            self._begin(*self._held)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.transport.write(_TOO_LARGE % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY))
                 self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # Any: as uvicorn's
+        """Begin a request; a frame waits until the parser has seen all that has arrived."""
+        scope = cycle.scope
+        detect = self._endpoint is not None and scope["path"] == DETECT_PATH and scope["method"] == "POST"
+        if detect and self._feeding:
+            self._held = (cycle, app)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._held = None
+        # Who does not read answers waits until they have gone out.
+        whole = not (cycle.more_body or cycle.flow.write_paused or self.transport.is_closing())
+        assert self._endpoint is not None, "without one nothing is held"
+        pending = self._endpoint.begin(CycleExchange(cycle)) if whole else None
+        if pending is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            # A lost connection is only seen while reading.
+            cycle.flow.resume_reading()
+            self._pending = pending
 
 
 class GatewayServer(uvicorn.Server):
@@ -116,11 +148,14 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-def make_server(app: Asgi, *, drain_s: float) -> GatewayServer:
-    """Return the server of an application; the caller binds the socket and passes it to `serve`."""
+def make_server(app: Asgi, endpoint: DetectEndpoint | None = None, *, drain_s: float) -> GatewayServer:
+    """Return the server of an application; the caller binds the socket and passes it to `serve`.
+
+    endpoint: answers frames without a task each; without one they are the application's, like all else.
+    """
     config = uvicorn.Config(
         app,
-        http=BoundedHttpProtocol,
+        http=cast("type[asyncio.Protocol]", partial(DetectProtocol, endpoint=endpoint)),
         ws="none",
         lifespan="off",
         access_log=False,

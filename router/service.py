@@ -1,7 +1,7 @@
 """The one use case: answer a frame within its budget.
 
-`Service.detect` runs on the event loop and does only what is quick: choose the operating point, predict,
-admit, queue, wait. Everything that takes time happens in one worker thread per request, in
+`Service.begin` runs on the event loop and does only what is quick: choose the operating point, predict,
+admit, queue. Everything that takes time happens in one worker thread per request, in
 `router.execution`. Policies (limiter, controller, slow-down, alarms) are touched on the event loop alone;
 worker threads only read from them.
 """
@@ -12,8 +12,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import get_args
 
 import numpy as np
@@ -38,7 +37,7 @@ from router.metrics import Metrics, State
 from router.planner import DECODE, Refusal
 from router.serving import Serving
 from router.wishes import Priority, Wishes
-from router.workers import Order, PoolClosed, Ticket, WorkerPool
+from router.workers import PoolClosed, Ticket, WorkerPool
 
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
@@ -50,6 +49,52 @@ _LEARNT_WITHIN_S = 0.05
 _RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
 # Behind every priority.
 _SHADOW_RANK = len(_RANK)
+
+
+Outcome = Answer | Shed | Exception
+"""What comes of a frame; an exception is a RouterError, or one that nobody expected."""
+
+
+class Begun:
+    """A frame that was let in and has not been answered; lives on the event loop."""
+
+    __slots__ = ("_conclude", "_permit", "_serving", "_then", "ticket")
+
+    def __init__(
+        self,
+        serving: Serving,
+        permit: Permit,
+        conclude: Callable[[Serving, Worked | Exception], Outcome],
+        then: Callable[[Outcome], None],
+    ) -> None:
+        self._serving, self._permit = serving, permit
+        self._conclude, self._then = conclude, then
+        self.ticket: Ticket[Worked] | None = None
+        serving.inside += 1
+
+    def abandon(self) -> None:
+        """Wait no more: work that is queued is dropped. A running one holds its permit until it is done."""
+        self._then = _nobody
+        if self.ticket is not None and self.ticket.cancel():
+            self.leave(None)
+
+    def end(self, worked: Worked | Exception) -> None:
+        """Take what a worker made of it, and tell it."""
+        then = self._then
+        self.leave(worked.service_ms if isinstance(worked, Worked) else None)
+        if then is not _nobody:
+            then(self._conclude(self._serving, worked))
+
+    def leave(self, service_ms: float | None) -> None:
+        """Give back what it held: `service_ms` is how long a worker was, None when none was."""
+        # They know each other, and would wait for the collector.
+        self.ticket, self._then = None, _nobody
+        self._serving.inside -= 1
+        self._permit.release(service_ms)
+
+
+def _nobody(_: Outcome) -> None:
+    """Is told what nobody waits for."""
 
 
 class Service:
@@ -146,30 +191,56 @@ class Service:
         *,
         arrived_ns: int,
         traceparent: str | None = None,
+        finish: Callable[[Answer], None] | None = None,
     ) -> Answer | Shed:
         """Answer an encoded frame, or shed it because of load.
 
-        arrived_ns: when the request's clock started. traceparent: passed on to the engine. Raises
+        arrived_ns: when the request's clock started. traceparent: passed on to the engine. finish: is given
+        the answer while a worker is still at it, to write it as the sender wants it. Raises
         UnknownOperatingPoint, UnmeetableAccuracy, UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge
         when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the call drops
         the work if it is queued; a running inference is not taken back.
         """
-        serving = self._serving
-        serving.inside += 1
-        try:
-            return await self._detect(serving, frame, deadline, wishes, arrived_ns, traceparent)
-        finally:
-            serving.inside -= 1
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    async def _detect(
+        def then(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        begun = self.begin(
+            frame, deadline, wishes, then, arrived_ns=arrived_ns, traceparent=traceparent, finish=finish
+        )
+        if isinstance(begun, Shed):
+            return begun
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            begun.abandon()
+            raise
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # its traceback knows this frame
+
+    def begin(
         self,
-        serving: Serving,
         frame: bytes,
         deadline: Deadline,
         wishes: Wishes,
+        then: Callable[[Outcome], None],
+        *,
         arrived_ns: int,
-        traceparent: str | None,
-    ) -> Answer | Shed:
+        traceparent: str | None = None,
+        finish: Callable[[Answer], None] | None = None,
+    ) -> Begun | Shed:
+        """Begin what `detect` does; `then` gets what comes of it on this event loop, unless it is abandoned.
+
+        An event loop's task with its futures costs about as much as all that is decided here, and is paid
+        for every frame. Raises what `detect` raises where that is known at once.
+        """
+        serving = self._serving
         policies, pool = serving.policies, self._pool
         now_ns = self._clock.now_ns()
         first = serving.home.plan.stages[0].variant
@@ -190,14 +261,27 @@ class Service:
             return permit
         min_score = self._min_score if wishes.min_score is None else wishes.min_score
         shadowed = self._random.random() < self._shadow_share
-        job = Job(frame, deadline, choices, order[0], arrived_ns, now_ns, min_score, shadowed, traceparent)
-        return self._conclude(serving, await self._work(serving, job, order, permit))
+        job = Job(
+            frame, deadline, choices, order[0], arrived_ns, now_ns, min_score, shadowed, traceparent, finish
+        )
+        least_ms = policies.planner.busy_ms(choices[-1].plan.name)
+        begun = Begun(serving, permit, self._conclude, then)
+
+        def work(ticket: Ticket[Worked]) -> Worked:
+            return serving.executor.run(job, lambda: ticket.cancelled)
+
+        try:
+            begun.ticket = pool.submit(work, order, begun.end, due_ns=deadline.at_ns, least_ms=least_ms)
+        except PoolClosed as error:
+            begun.leave(None)
+            raise NotReady("the gateway is shutting down") from error
+        return begun
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
         """Run the cheapest model once in a worker; return and remember whether the engine is well."""
         executor = self._serving.executor
         try:
-            await self._pool.submit(lambda _: executor.probe(image), (0, 0)).result
+            await self._pool.call(lambda _: executor.probe(image), (0, 0))
         except EngineError as error:
             _LOG.warning("the engine does not answer: %s", error)
             self._health.failed()
@@ -246,38 +330,10 @@ class Service:
             f"{refusal.left_ms:.1f} ms are left, the fastest plan needs {refusal.needed_ms:.1f} ms now"
         )
 
-    async def _work(self, serving: Serving, job: Job, order: Order, permit: Permit) -> Worked:
-        def run(ticket: Ticket[Worked]) -> Worked:
-            return serving.executor.run(job, lambda: ticket.cancelled)
-
-        try:
-            least_ms = serving.policies.planner.busy_ms(job.choices[-1].plan.name)
-            ticket = self._pool.submit(run, order, due_ns=job.deadline.at_ns, least_ms=least_ms)
-        except PoolClosed as error:
-            permit.release()
-            raise NotReady("the gateway is shutting down") from error
-        try:
-            worked = await ticket.result
-        except asyncio.CancelledError:
-            # A worker that has begun holds its permit until it is done, whoever still waits.
-            ticket.abandon(lambda worked: permit.release(None if worked is None else worked.service_ms))
-            raise
-        except Exception as error:
-            permit.release()
-            if isinstance(error, FrameError | EngineError):
-                # It holds the worker's frames, and with them images, in a circle through the ticket.
-                error.with_traceback(None)
-            if isinstance(error, FrameError):
-                raise _REJECTIONS[type(error)](str(error)) from error
-            if isinstance(error, EngineError):
-                self._health.failed()
-                raise EngineFailed(str(error)) from error
-            raise
-        permit.release(worked.service_ms)
-        return worked
-
-    def _conclude(self, serving: Serving, worked: Worked) -> Answer | Shed:
+    def _conclude(self, serving: Serving, worked: Worked | Exception) -> Outcome:
         """Return what the sender gets; what can be learnt from it waits until that is on its way."""
+        if isinstance(worked, Exception):
+            return self._failure(worked)
         answer = worked.result
         assert answer is not None, "only work whose sender has left has no result, and nobody awaits that"
         if isinstance(answer, Refusal):
@@ -294,9 +350,20 @@ class Service:
             self._pool.loop.call_soon(self.learn)
         elif len(self._unlearnt) == 1:
             self._pool.loop.call_later(_LEARNT_WITHIN_S, self.learn)
-        if answer.certificate is not None and serving.policies.drift.voids(answer.plan):
-            return replace(answer, certificate=None)
         return answer
+
+    def _failure(self, error: Exception) -> Exception:
+        """Return what the sender is told of an exception in a worker."""
+        failure = error
+        if isinstance(error, FrameError):
+            failure = _REJECTIONS[type(error)](str(error))
+        elif isinstance(error, EngineError):
+            self._health.failed()
+            failure = EngineFailed(str(error))
+        if failure is not error:
+            # It holds the worker's frames, and with them images, in a circle through the ticket.
+            failure.__cause__ = error.with_traceback(None)
+        return failure
 
     def learn(self) -> None:
         """Learn at once from all answers whose turn has not come yet."""
@@ -348,10 +415,9 @@ class Service:
     async def _shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
         plan, early = answer.plan, answer.detections
         try:
-            ticket = self._pool.submit(
-                lambda _: serving.executor.shadow(plan, image, early), (_SHADOW_RANK, self._clock.now_ns())
-            )
-            self._metrics.shadowed(plan.name, await ticket.result)
+            order = (_SHADOW_RANK, self._clock.now_ns())
+            differ = await self._pool.call(lambda _: serving.executor.shadow(plan, image, early), order)
+            self._metrics.shadowed(plan.name, differ)
         except (EngineError, PoolClosed) as error:
             _LOG.info("a shadow run of %s failed: %s", plan.name, error)
         finally:

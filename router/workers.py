@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from router.mailbox import Mailbox
+from router.mailbox import Letter, Mailbox
 
 T = TypeVar("T")
 
@@ -26,68 +26,37 @@ class PoolClosed(RuntimeError):
 
 
 class Ticket(Generic[T]):
-    """A piece of queued or running work; `result` is awaited on the event loop that submitted it."""
+    """A piece of queued or running work; what comes of it is told on the event loop that submitted it."""
 
-    __slots__ = (
-        "_orphaned", "_pool", "_work", "cancelled", "due_ns", "least_ms", "mailbox", "result", "started",
-    )  # fmt: skip
+    __slots__ = ("_pool", "_then", "_work", "cancelled", "due_ns", "least_ms", "mailbox", "started")
 
     def __init__(
         self,
         pool: WorkerPool,
         work: Callable[[Ticket[T]], T],
+        then: Callable[[T | Exception], None],
         mailbox: Mailbox,
         due_ns: int | None,
         least_ms: float,
     ) -> None:
-        self._pool, self._work = pool, work
+        self._pool, self._work, self._then = pool, work, then
         self.due_ns, self.least_ms, self.mailbox = due_ns, least_ms, mailbox
-        self.result: asyncio.Future[T] = mailbox.loop.create_future()
         self.started = False
         self.cancelled = False
-        self._orphaned: Callable[[T | None], None] | None = None
 
     def cancel(self) -> bool:
-        """Drop the work if it has not started; returns whether it had not.
+        """Drop the work if it has not started, and tell nobody; returns whether it had not.
 
         Work that runs cannot be taken back; it sees `cancelled` and may stop between its steps.
         """
-        dropped = self._pool.drop(self)
-        if dropped:
-            self.result.cancel()
-        return dropped
+        return self._pool.drop(self)
 
-    def abandon(self, then: Callable[[T | None], None]) -> None:
-        """Wait no more; `then` is called as soon as no worker is held, with the work's value if it has one.
-
-        Work that has not started is dropped, as by `cancel`. Call and callback are on the event loop.
-        """
-        if self.cancel():
-            then(None)
-        elif self.result.cancel() or self.result.cancelled():
-            self._orphaned = then
-        else:
-            then(None if self.result.exception() else self.result.result())
-
-    def run(self) -> Callable[[], None]:
-        """Do the work; return what hands its result or exception to the event loop. For worker threads."""
+    def run(self) -> Letter:
+        """Do the work; return what tells its value or exception on the event loop. For worker threads."""
         try:
-            value = self._work(self)
-        except Exception as error:  # noqa: BLE001 - the edge of a worker thread: whoever awaits gets it
-            return partial(self._fail, error)
-        return partial(self._succeed, value)
-
-    def _succeed(self, value: T) -> None:
-        if not self.result.done():
-            self.result.set_result(value)
-        elif self._orphaned is not None:
-            self._orphaned(value)
-
-    def _fail(self, error: Exception) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
-        elif self._orphaned is not None:
-            self._orphaned(None)
+            return partial(self._then, self._work(self))
+        except Exception as error:  # noqa: BLE001 - the edge of a worker thread: whoever waits gets it
+            return partial(self._then, error)
 
 
 Order = tuple[int, int]
@@ -166,20 +135,22 @@ class WorkerPool:
         self,
         work: Callable[[Ticket[T]], T],
         order: Order,
+        then: Callable[[T | Exception], None],
         *,
         due_ns: int | None = None,
         least_ms: float = 0.0,
     ) -> Ticket[T]:
         """Queue work, lowest `order` first; call on one and the same event loop. Raises PoolClosed.
 
-        due_ns: when it is worth nothing any more, None for never; least_ms: the least that it may cost.
+        then: gets the work's value or its exception on that loop. due_ns: when it is worth nothing any more,
+        None for never; least_ms: the least that it may cost.
         """
         if self._closed:
             raise PoolClosed("the worker pool is closed")
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self._mailbox = Mailbox()
-        ticket = Ticket(self, work, mailbox, due_ns, least_ms)
+        ticket = Ticket(self, work, then, mailbox, due_ns, least_ms)
         with self._lock:
             if self._closed:
                 raise PoolClosed("the worker pool is closed")
@@ -187,6 +158,15 @@ class WorkerPool:
             heapq.heappush(self._queue, entry)
         self._tokens.put(None)
         return ticket
+
+    async def call(self, work: Callable[[Ticket[T]], T], order: Order) -> T:
+        """Do work and return its value, or raise its exception; dropped when cancelled. Raises PoolClosed."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        ticket = self.submit(work, order, partial(_settle, future))
+        try:
+            return await future
+        finally:
+            ticket.cancel()
 
     def drop(self, ticket: Ticket[T]) -> bool:
         """Mark a ticket as cancelled; returns whether it was still queued."""
@@ -229,3 +209,12 @@ class WorkerPool:
             ticket.mailbox.post(deliver)
             # An idle worker would keep its last frame.
             del ticket, deliver
+
+
+def _settle(future: asyncio.Future[T], outcome: T | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from model_repo.runtime.engine import EngineUnavailable
+from router import http_detect
 from router.bootstrap import Gateway
 from router.execution import Job
 from router.http_server import CycleExchange, make_server
@@ -35,7 +36,7 @@ REQUEST = (
 async def serving(gateway: Gateway) -> AsyncIterator[int]:
     """Serve a gateway on a free port of this event loop."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = make_server(gateway.app, drain_s=1.0)
+        server = make_server(gateway.app, gateway.endpoint, drain_s=1.0)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
         try:
@@ -70,6 +71,70 @@ async def test_a_connection_that_is_lost_takes_its_queued_frame_along(bench: Ben
         assert again.status_code == 200
     assert engine.calls == ["tiny-0", "tiny-0"]
     assert (ended(gateway, "answered"), ended(gateway, "cancelled")) == (2, 1)
+
+
+async def test_a_lost_connection_gives_back_its_place_when_the_worker_is_done(
+    bench: Bench, frame: bytes
+) -> None:
+    """A frame that runs is not taken back; it is counted once, and nothing stays inside."""
+    held = Held()
+    gateway = bench(FakeEngine(rows={"tiny-0": held}))
+    async with serving(gateway) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST % (len(frame), frame))
+        await held.wait_until_busy()
+        writer.close()
+        await until(lambda: ended(gateway, "cancelled") == 1)
+        assert gateway.service.state().inside == 1
+        held.open()
+        await until(lambda: gateway.service.state().inside == 0)
+    assert (ended(gateway, "answered"), ended(gateway, "cancelled")) == (0, 1)
+    assert gateway.service.serving.inside == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "word"),
+    [
+        (b"X-Operating-Point: none\r\n", 400, "unknown-operating-point"),
+        (b"X-Latency-Budget-Ms: 0.01\r\n", 422, "unmeetable-budget"),
+        (b"X-Latency-Budget-Ms: soon\r\n", 400, "malformed-budget"),
+    ],
+)
+async def test_a_refused_frame_leaves_its_connection_usable(
+    bench: Bench, frame: bytes, headers: bytes, status: int, word: str
+) -> None:
+    """What is refused at once is told at once, and the next frame on the connection is answered."""
+    gateway = bench(FakeEngine(rows={"tiny-0": SURE}))
+    refused = REQUEST.replace(b"X-Operating-Point: fast\r\n", headers)
+    async with serving(gateway) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for message, expected in ((refused, status), (REQUEST, 200)):
+            writer.write(message % (len(frame), frame))
+            told = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert told.split()[1] == b"%d" % expected
+            length = int(told.split(b"content-length: ")[1].split(b"\r\n")[0])
+            answer = orjson.loads(await reader.readexactly(length))
+            assert answer.get("type", word).endswith(word)
+        writer.close()
+    assert (ended(gateway, "rejected"), ended(gateway, "answered")) == (1, 1)
+
+
+async def test_an_answer_that_cannot_be_written_is_a_failure(
+    bench: Bench, frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500, counted as failed, and the gateway goes on."""
+    gateway = bench(FakeEngine(rows={"tiny-0": SURE}))
+    headers = {"Content-Type": "image/png", "X-Operating-Point": "fast"}
+    async with serving(gateway) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(http_detect, "answer_json", _fail)
+            assert (await client.post("/v1/detect", content=frame, headers=headers)).status_code == 500
+        assert (await client.post("/v1/detect", content=frame, headers=headers)).status_code == 200
+    assert (ended(gateway, "failed"), ended(gateway, "answered")) == (1, 1)
+
+
+def _fail(*_: object) -> bytes:
+    raise ValueError("as scripted")
 
 
 async def test_another_server_tells_by_its_next_message(bench: Bench, frame: bytes) -> None:
