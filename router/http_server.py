@@ -1,4 +1,4 @@
-"""uvicorn as this gateway uses it: frames without a task each, bounded heads, no signal handlers of its own."""
+"""uvicorn as this gateway uses it: frames without a task each, bounded heads, no handlers of signals."""
 
 from __future__ import annotations
 
