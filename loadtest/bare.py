@@ -1,8 +1,9 @@
 """The least server that answers frames: what a gateway is compared with.
 
 Length-prefixed frames over TCP, a thread per connection, the same decoding, engine with all the same models
-loaded, and cascade; no HTTP, no JSON, no deadlines, no admission, no metrics. A request is a big-endian 32-bit length and an encoded image,
-the answer a length and the detections as float32 rows x1, y1, x2, y2, score, class.
+loaded, and cascade; no HTTP, no JSON, no deadlines, no admission, no metrics. A request is a big-endian
+32-bit length and an encoded image, the answer a length and the detections as float32 rows x1, y1, x2, y2,
+score, class.
 
 `python -m loadtest.bare --repo REPO --point fast --port 0` prints the port that it listens on.
 """
