@@ -54,6 +54,10 @@ SoloShare = Annotated[
 CalmShare = Annotated[
     float | None, typer.Option(help="last share of training, without mosaics and near true size [0.15]")
 ]
+Paste = Annotated[
+    float | None,
+    typer.Option(help="Chance of a frame to get objects of another one pasted; for small data sets, 0.5"),
+]
 Favour = Annotated[
     Path | None, typer.Option(help="RUN/explore/candidates.jsonl: train more on what that search would keep")
 ]
@@ -116,6 +120,7 @@ def run(
     random_subnets: RandomSubnets = None,
     solo_share: SoloShare = None,
     calm_share: CalmShare = None,
+    paste: Paste = None,
     favour: Favour = None,
     polish: Polish = None,
     any_way_up: AnyWayUp = None,
@@ -167,6 +172,7 @@ def train(
     random_subnets: RandomSubnets = None,
     solo_share: SoloShare = None,
     calm_share: CalmShare = None,
+    paste: Paste = None,
     favour: Favour = None,
     polish: Polish = None,
     any_way_up: AnyWayUp = None,

@@ -1,4 +1,4 @@
-"""Training images, varied: mosaics, zoom and shift, flips, colour, blur and noise, in numpy and OpenCV.
+"""Training images, varied: pasted objects, mosaics, zoom and shift, flips, colour, blur and noise.
 
 Every geometric change is one affine map from the source frame to the model's input, so pixels are resampled
 once and boxes follow by the same map.  Coordinates are continuous: pixel i covers [i, i + 1].
@@ -14,6 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.frame import FILL
+
+# Objects that one frame may get from another, places tried for each, how much of the smaller of two may be
+# covered, and over how much of its half width an object fades out beyond its ellipse.
+_PASTED = 4
+_TRIES = 10
+_MOST_COVERED = 0.1
+_FADES_OVER = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class AugmentConfig:
     """How much training images vary.
 
     Attributes:
+        paste: chance of a frame to get some objects of another one, at their size, where nothing lies yet.
         mosaic: chance of a mosaic of four frames instead of one frame.
         zoom: range of the size of a lone frame, relative to its letterboxed size.
         mosaic_zoom: the same for the frames in a mosaic.
@@ -41,6 +49,7 @@ class AugmentConfig:
         min_visible: objects with a smaller share of their box left in the image are dropped.
     """
 
+    paste: float = 0.0
     mosaic: float = 0.7
     zoom: tuple[float, float] = (0.75, 1.4)
     mosaic_zoom: tuple[float, float] = (0.5, 1.2)
@@ -56,8 +65,8 @@ class AugmentConfig:
     min_visible: float = 0.25
 
     def without_mosaic(self) -> AugmentConfig:
-        """Return the milder variation of the last part of a training: lone frames near their true size."""
-        return replace(self, mosaic=0.0, zoom=(0.9, 1.15))
+        """Return the milder variation of a training's last part: lone frames as they are, near true size."""
+        return replace(self, paste=0.0, mosaic=0.0, zoom=(0.9, 1.15))
 
 
 Draw = Callable[[np.random.Generator], Sample]
@@ -73,11 +82,65 @@ def augmented(
 ) -> Sample:
     """Return a varied training image of `resolution_wh` made of `source` and, in a mosaic, frames from
     `draw`."""
+
+    def richer(frame: Sample) -> Sample:
+        return pasted(frame, draw(rng), rng) if rng.random() < config.paste else frame
+
     if rng.random() < config.mosaic:
-        sample = _mosaic([source, draw(rng), draw(rng), draw(rng)], config, resolution_wh, rng)
+        sources = [richer(source), *(richer(draw(rng)) for _ in range(3))]
+        sample = _mosaic(sources, config, resolution_wh, rng)
     else:
-        sample = _placed(source, config, config.zoom, resolution_wh, rng)
+        sample = _placed(richer(source), config, config.zoom, resolution_wh, rng)
     return Sample(_recoloured(sample.image, config, rng), sample.boxes_xyxy, sample.labels)
+
+
+def pasted(sample: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
+    """Copy up to `_PASTED` objects of another frame into a sample, each where it covers none that is there.
+
+    Classes are drawn evenly, so that rare ones are pasted as often as common ones. An object is mirrored at
+    random and keeps its size; inside its box it fades out toward the corners, for what is there is its own
+    background. The sample itself stays as it is.
+    """
+    height, width = sample.image.shape[:2]
+    image = sample.image.copy()
+    boxes, labels = list(sample.boxes_xyxy), list(sample.labels)
+    for _ in range(int(rng.integers(1, _PASTED + 1)) if len(donor.labels) else 0):
+        of_class = np.flatnonzero(donor.labels == rng.choice(np.unique(donor.labels)))
+        index = int(rng.choice(of_class))
+        x1, y1, x2, y2 = (int(edge) for edge in np.round(donor.boxes_xyxy[index]))
+        patch = donor.image[max(y1, 0) : y2, max(x1, 0) : x2]
+        patch = patch[:: -1 if rng.random() < 0.5 else 1, :: -1 if rng.random() < 0.5 else 1]
+        h, w = patch.shape[:2]
+        if min(h, w) < 2 or h > height or w > width:
+            continue
+        corners = rng.integers(0, (width - w + 1, height - h + 1), (_TRIES, 2))
+        places = np.concatenate([corners, corners + np.array([w, h])], axis=1).astype(np.float32)
+        free = [place for place in places if all(_overlap(place, box) <= _MOST_COVERED for box in boxes)]
+        if not free:
+            continue
+        place = free[0]
+        x, y = int(place[0]), int(place[1])
+        region = image[y : y + h, x : x + w]
+        opacity = _fading(w, h)
+        region[:] = np.round(region * (1.0 - opacity) + patch * opacity).astype(np.uint8)
+        boxes.append(place)
+        labels.append(donor.labels[index])
+    return Sample(image, np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64))
+
+
+def _overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the share of the smaller box that the other one covers."""
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    least = min(np.prod(one[2:] - one[:2]), np.prod(other[2:] - other[:2]))
+    return float(np.prod(np.maximum(sides, 0.0)) / max(least, 1.0))
+
+
+def _fading(width: int, height: int) -> NDArray[np.float64]:
+    """Return opacities [height, width, 1]: 1 within the ellipse that fills the box, falling outside of it."""
+    x = (np.arange(width) + 0.5) / width * 2.0 - 1.0
+    y = (np.arange(height) + 0.5) / height * 2.0 - 1.0
+    beyond = np.sqrt(x[None] ** 2 + y[:, None] ** 2) - 1.0
+    return np.asarray(np.clip(1.0 - beyond / _FADES_OVER, 0.0, 1.0)[:, :, None])
 
 
 def flipped(sample: Sample, *, horizontal: bool = False, vertical: bool = False) -> Sample:

@@ -67,6 +67,7 @@ class Settings(Value):
     random_subnets: Annotated[int, Field(ge=0)] = 1
     solo_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.4
     calm_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
+    paste: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     favour: str | None = None
     polish: bool = False
     any_way_up: bool = False
@@ -113,7 +114,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "calibration_share"),
     "train": (
         "seed", "steps", "minutes", "weights", "batch_size", "learning_rate", "random_subnets", "any_way_up",
-        "space", "init", "solo_share", "calm_share", "favour", "polish",
+        "space", "init", "solo_share", "calm_share", "paste", "favour", "polish",
     ),
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",

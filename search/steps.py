@@ -159,7 +159,7 @@ def train(context: Context) -> list[Path]:
         calm_share=settings.calm_share,
         polish=settings.polish,
         favoured=_favoured(settings, space),
-        augment=AugmentConfig(vertical_flip=turns, transpose=turns),
+        augment=AugmentConfig(paste=settings.paste, vertical_flip=turns, transpose=turns),
         seed=settings.seed,
         init=None if settings.init is None else _digest_given("init", Path(settings.init)),
         threads=max(cores() // distributed.size(), 1),

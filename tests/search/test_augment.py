@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from search.augment import AugmentConfig, Sample, augmented, flipped
+from search.augment import AugmentConfig, Sample, augmented, flipped, pasted
 
 PLAIN = AugmentConfig(hue=0, saturation=0, brightness=0, blur=0, noise=0)
 
@@ -68,6 +69,51 @@ def test_mosaic_boxes_cover_all_marks(seed: int) -> None:
         assert inner.size == 0 or inner.all()
     assert np.count_nonzero(white & ~covered) <= 0.02 * white.size
     assert len(result.boxes_xyxy) == len(result.labels) <= 4
+
+
+@given(st.integers(0, 100_000))
+def test_pasted_objects_lie_where_their_boxes_say(seed: int) -> None:
+    """What was there stays; every new box holds the donor's object, and nothing else changes."""
+    rng = np.random.default_rng(seed)
+    ground = Sample(np.zeros((120, 160, 3), np.uint8), *_objects([(20, 20, 60, 50)], [0]))
+    donor = marked(seed)
+    result = pasted(ground, donor, rng)
+    assert np.array_equal(result.boxes_xyxy[:1], ground.boxes_xyxy)
+    assert result.labels.tolist() == [0] + [1] * (len(result.labels) - 1)
+    changed = result.image[:, :, 0] > 0
+    for x1, y1, x2, y2 in result.boxes_xyxy[1:].astype(int):
+        assert (x2 - x1, y2 - y1) == tuple((donor.boxes_xyxy[0, 2:] - donor.boxes_xyxy[0, :2]).astype(int))
+        assert (result.image[(y1 + y2) // 2, (x1 + x2) // 2] == 255).all()
+        changed[y1:y2, x1:x2] = False
+    assert not changed.any()
+    assert not ground.image.any()
+
+
+def test_pasting_takes_every_class_as_often() -> None:
+    """One object in nine is of class 1, and about half of what is pasted."""
+    boxes = [(20 * index, 0, 20 * index + 10, 10) for index in range(9)]
+    donor = Sample(np.full((40, 200, 3), 255, np.uint8), *_objects(boxes, [0] * 8 + [1]))
+    ground = Sample(np.zeros((120, 160, 3), np.uint8), *_objects([], []))
+    rng = np.random.default_rng(3)
+    labels = np.concatenate([pasted(ground, donor, rng).labels for _ in range(200)])
+    assert 0.4 < labels.mean() < 0.6
+
+
+def test_a_donor_without_objects_gives_none() -> None:
+    """Nor does one whose objects are larger than the frame."""
+    ground = marked(1)
+    empty = Sample(np.zeros((50, 50, 3), np.uint8), *_objects([], []))
+    large = Sample(np.zeros((500, 500, 3), np.uint8), *_objects([(0, 0, 500, 500)], [0]))
+    for donor in (empty, large):
+        result = pasted(ground, donor, np.random.default_rng(0))
+        assert np.array_equal(result.image, ground.image)
+        assert result.labels.tolist() == [1]
+
+
+def _objects(
+    boxes: list[tuple[int, int, int, int]], labels: list[int]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
 
 
 def test_content_follows_the_generator() -> None:
