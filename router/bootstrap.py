@@ -44,12 +44,16 @@ from router.engines import (
     warm,
 )
 from router.execution import Executor
-from router.grpc_api import DetectionServicer, GrpcServer
+from router.grpc_api import DetectionServicer
+from router.grpc_server import GrpcServer
 from router.http_api import Views, make_app, release
 from router.http_body import Bodies, BodyLimits
 from router.http_detect import Asgi, DetectEndpoint
 from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
+from router.oip import Models
+from router.oip_grpc import InferenceServicer
+from router.oip_http import make_oip_app
 from router.planner import Costs, Planner
 from router.reload import Reloader, Steps
 from router.service import Service
@@ -69,6 +73,7 @@ class Gateway:
     app: Asgi
     endpoint: DetectEndpoint
     servicer: DetectionServicer
+    inference: InferenceServicer
     pool: WorkerPool
     engine: Engine
     metrics: Metrics
@@ -146,6 +151,9 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     budgets = Budgets(config.default_budget_ms, config.max_budget_ms)
     endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock)
     servicer = DetectionServicer(service, budgets, metrics, clock)
+    models = Models(service, release(), config.max_pixels)
+    oip = InferenceServicer(service, models, budgets, metrics, clock)
+    oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock)
     reloader = Reloader(
         config.repo,
         service,
@@ -156,9 +164,10 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     )
     return Gateway(
         service,
-        make_app(endpoint, views, config.max_bytes),
+        make_app(endpoint, oip_app, views, config.max_bytes),
         endpoint,
         servicer,
+        oip,
         pool,
         engine,
         metrics,
@@ -236,7 +245,9 @@ def _serving(
     slow_down = SlowDown(clock)
     costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
     policies = Policies(
-        planner=Planner(fleet.plans, mean_ms, costs, fleet.mean_ms(frontier.decode, pool.size)),
+        planner=Planner(
+            fleet.plans, mean_ms, costs, fleet.mean_ms(frontier.decode, pool.size), alone=fleet.alone
+        ),
         controller=Controller(
             [Rung(rung.name, cost_ms[rung.plan.name]) for rung in rungs],
             config.operating_point,
@@ -371,7 +382,7 @@ async def serve(
 async def _start_grpc(config: Config, gateway: Gateway) -> tuple[GrpcServer | None, str | None]:
     if not config.grpc:
         return None, None
-    server = GrpcServer(gateway.servicer, config.max_bytes)
+    server = GrpcServer(gateway.servicer, gateway.inference, config.max_bytes)
     try:
         port = server.bind(f"{config.host}:{config.grpc_port}")
     except RuntimeError as error:

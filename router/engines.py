@@ -16,7 +16,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.frontier import Frontier, OperatingPoint, Plan, PlanAccuracy, SplitName, Variant
+from model_repo.frontier import (
+    Frontier,
+    NoCertificate,
+    OperatingPoint,
+    Plan,
+    PlanAccuracy,
+    SplitName,
+    Stage,
+    Variant,
+)
 from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeName, at_concurrency
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, EngineUnavailable, answer_frame
@@ -56,6 +65,32 @@ class Fleet:
     source: RuntimeName
     measured_here: bool
 
+    @property
+    def straight(self) -> Mapping[str, Plan]:
+        """Return, by variant, the plan that is just that."""
+        single = {plan.stages[0].variant: plan for plan in self.plans if len(plan.stages) == 1}
+        return {name: single.get(name) or self._alone(name) for name in self.variants}
+
+    @property
+    def alone(self) -> tuple[Plan, ...]:
+        """Return the plans of single variants that the frontier does not publish."""
+        return tuple(plan for plan in self.straight.values() if plan not in self.plans)
+
+    def _alone(self, variant: str) -> Plan:
+        """Return the plan of a variant that is none by itself, for whoever asks for that model by name."""
+        profile = min(self.profiles[variant], key=lambda profile: profile.concurrency)
+        return Plan(
+            name=variant,
+            stages=(Stage(variant=variant),),
+            fusion=self.plans[0].fusion,
+            runtime=self.source,
+            engines=(self.source,),
+            accuracy=(),
+            mean_ms=profile.mean_ms,
+            p99_ms=profile.quantile_ms(0.99),
+            certificate=NoCertificate(reason="it is not a plan of the frontier"),
+        )
+
     def mean_ms(self, decode: Histogram, busy: int = 1) -> Mapping[str, float]:
         """Return what a frame costs on average with each plan, by name, under the profiles in force.
 
@@ -70,7 +105,7 @@ class Fleet:
                 share * at_concurrency(self.profiles[stage.variant], busy).mean_ms
                 for share, stage in zip(reach(plan), plan.stages, strict=True)
             )
-            for plan in self.plans
+            for plan in (*self.plans, *self.alone)
         }
 
 

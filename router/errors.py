@@ -5,6 +5,7 @@ RouterError
     MalformedRequest      headers or body break their own rules
       MalformedBudget     X-Latency-Budget-Ms is not a positive decimal number
     UnknownOperatingPoint the name is not published; the message lists those that are
+    UnknownModel          no model of that name or version is served
     UnsupportedType       neither a JPEG nor a PNG, raw or in a form
     BrokenImage           claims to be a JPEG or PNG and cannot be decoded
     TooLarge              more bytes or pixels than the gateway takes
@@ -67,6 +68,13 @@ class UnmeetableAccuracy(Rejected):
 
     slug = "unmeetable-accuracy"
     title = "No operating point is that accurate"
+
+
+class UnknownModel(Rejected):
+    """No model of that name or version is served."""
+
+    slug = "unknown-model"
+    title = "Unknown model"
 
 
 class UnsupportedType(Rejected):

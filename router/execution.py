@@ -70,17 +70,23 @@ class Answer:
     left_ms: float
 
 
+Frame = bytes | NDArray[np.uint8]
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A request as a worker sees it; times in nanoseconds of the clock.
 
+    frame: an encoded image, or pixels, RGB uint8 [h, w, 3].
+
     choices: the operating point of the request and what may take its place while others wait, costliest
     first. rank: of its priority, 0 first. min_score: detections below it are left out of the answer.
     shadowed: should the answer be an early one, its plan's last stage is to look at the frame as well.
+    exact: no other plan may take the place of the one asked for.
     finish: is given the answer before the worker lets go of the job, to write it as its sender wants it.
     """
 
-    frame: bytes
+    frame: Frame
     deadline: Deadline
     choices: tuple[ServedPoint, ...]
     rank: int
@@ -88,6 +94,7 @@ class Job:
     queued_ns: int
     min_score: float = 0.0
     shadowed: bool = False
+    exact: bool = False
     traceparent: str | None = None
     finish: Callable[[Answer], None] | None = None
 
@@ -202,12 +209,14 @@ class Executor:
         refusal = self._planner.admit(asked, deadline.left_ms(began_ns), 0.0, self._busy())
         if refusal is not None:
             return refusal, None
-        image = decode(job.frame, self._limits)
+        image = decode(job.frame, self._limits) if isinstance(job.frame, bytes) else job.frame
         decoded_ns = self._clock.now_ns()
         point = self._given_way(job, decoded_ns)
         start = self._planner.start(point.plan.name, deadline.left_ms(decoded_ns), self._busy())
         if isinstance(start, Refusal):
             return start, None
+        if start.cut is not None and job.exact:
+            return self._planner.instead(start.cut), None
         staged = self._stages(start.plan, image, deadline, job.min_score, cancelled)
         if not isinstance(staged, _Staged):
             return staged, None

@@ -1,4 +1,4 @@
-"""The gRPC edge: `Detect` with the call's deadline as budget, health, reflection, and errors as statuses.
+"""The gRPC edge: `Detect` with the call's deadline as budget, and errors as statuses.
 
 Statuses carry a `google.rpc.Status` with an ErrorInfo (reason: the problem's slug in capitals) and, where
 asking again makes sense, a RetryInfo, under the key that gRPC tools read, `grpc-status-details-bin`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import NoReturn
 
 import grpc
@@ -17,9 +17,6 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
 
 from router.admission import Shed
 from router.budget import Budgets, Clock
@@ -27,7 +24,7 @@ from router.errors import RouterError
 from router.execution import Answer
 from router.headers import Headers
 from router.http_detect import request_id_of
-from router.metrics import Metrics
+from router.metrics import Arrival, Metrics
 from router.problems import Problem, internal_problem, problem_of
 from router.service import Service
 from router.wire import paretogate_pb2 as wire
@@ -38,12 +35,11 @@ _LOG = logging.getLogger(__name__)
 DOMAIN = "paretogate"
 SERVICE = "paretogate.v1.Detection"
 DETAILS_KEY = "grpc-status-details-bin"
-# Above this much more than the largest frame the transport itself refuses the message.
-_MESSAGE_OVERHEAD = 64 * 1024
 _CODES: Mapping[str, grpc.StatusCode] = {
     "malformed-request": grpc.StatusCode.INVALID_ARGUMENT,
     "malformed-budget": grpc.StatusCode.INVALID_ARGUMENT,
     "unknown-operating-point": grpc.StatusCode.INVALID_ARGUMENT,
+    "unknown-model": grpc.StatusCode.NOT_FOUND,
     "unsupported-type": grpc.StatusCode.INVALID_ARGUMENT,
     "broken-image": grpc.StatusCode.INVALID_ARGUMENT,
     # The status that the transport itself gives a message above its limit.
@@ -68,12 +64,13 @@ class DetectionServicer(wire_grpc.DetectionServicer):
     ) -> wire.DetectResponse:
         """Handle one call."""
         arrived_ns = self._clock.now_ns()
-        headers = _grouped(context.invocation_metadata())
+        headers = grouped(context.invocation_metadata())
         arrival = self._metrics.arrived("grpc", headers)
         request_id = request_id_of([request.request_id.encode()])
         written: list[wire.DetectResponse] = []
-        try:
-            answer = await self._service.detect(
+
+        async def work() -> Answer | Shed:
+            return await self._service.detect(
                 request.image,
                 self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
                 Wishes.of(headers, operating_point=request.operating_point or None),
@@ -81,30 +78,43 @@ class DetectionServicer(wire_grpc.DetectionServicer):
                 traceparent=arrival.traceparent,
                 finish=lambda answer: written.append(encode_answer(answer, request_id)),
             )
-        except asyncio.CancelledError:
-            arrival.end("cancelled")
-            raise
-        except RouterError as error:
-            problem = problem_of(error)
-        except Exception:  # noqa: BLE001
-            # The edge of a call: whatever nobody expected is logged and told as such.
-            _LOG.exception("call %s failed", request_id, extra={"request_id": request_id})
-            problem = internal_problem()
-        else:
-            if not isinstance(answer, Shed):
-                arrival.end("answered", answer=answer)
-                return written[0]
-            problem = problem_of(answer)
-        arrival.end(problem.outcome, problem.slug)
-        level = logging.WARNING if problem.outcome == "failed" else logging.INFO
-        _LOG.log(
-            level, "call %s: %s: %s", request_id, problem.slug, problem.detail,
-            extra={"request_id": request_id, "problem": problem.slug},
-        )  # fmt: skip
-        return await _abort(context, problem, request_id)
+
+        ended = await outcome_of(work(), arrival, request_id)
+        if isinstance(ended, Problem):
+            return await abort(context, ended, request_id)
+        return written[0]
 
 
-def _grouped(metadata: Sequence[tuple[str, str | bytes]] | None) -> Headers:
+async def outcome_of(
+    work: Coroutine[None, None, Answer | Shed], arrival: Arrival, request_id: str
+) -> Answer | Problem:
+    """Await a call's work; count and log how it ended."""
+    try:
+        answer = await work
+    except asyncio.CancelledError:
+        arrival.end("cancelled")
+        raise
+    except RouterError as error:
+        problem = problem_of(error)
+    except Exception:  # noqa: BLE001
+        # The edge of a call: whatever nobody expected is logged and told as such.
+        _LOG.exception("call %s failed", request_id, extra={"request_id": request_id})
+        problem = internal_problem()
+    else:
+        if not isinstance(answer, Shed):
+            arrival.end("answered", answer=answer)
+            return answer
+        problem = problem_of(answer)
+    arrival.end(problem.outcome, problem.slug)
+    level = logging.WARNING if problem.outcome == "failed" else logging.INFO
+    _LOG.log(
+        level, "call %s: %s: %s", request_id, problem.slug, problem.detail,
+        extra={"request_id": request_id, "problem": problem.slug},
+    )  # fmt: skip
+    return problem
+
+
+def grouped(metadata: Sequence[tuple[str, str | bytes]] | None) -> Headers:
     """Return a call's metadata as HTTP's headers are given: lower-case names, all values."""
     headers: dict[bytes, list[bytes]] = {}
     for name, value in metadata or ():
@@ -136,7 +146,8 @@ def status_details(problem: Problem, request_id: str) -> Status:
     return Status(code=code_of(problem).value[0], message=problem.detail, details=packed)
 
 
-async def _abort(context: grpc.aio.ServicerContext, problem: Problem, request_id: str) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext, problem: Problem, request_id: str) -> NoReturn:
+    """End a call with a problem's status and details."""
     details = status_details(problem, request_id)
     context.set_trailing_metadata(((DETAILS_KEY, details.SerializeToString()),))
     await context.abort(code_of(problem), problem.detail)
@@ -171,42 +182,3 @@ def encode_answer(answer: Answer, request_id: str) -> wire.DetectResponse:
     if answer.certificate is not None:
         response.certificate.CopyFrom(wire.Certificate(**answer.certificate.model_dump()))
     return response
-
-
-class GrpcServer:
-    """A grpc.aio server with detection, health and reflection."""
-
-    def __init__(self, servicer: DetectionServicer, max_bytes: int) -> None:
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", max_bytes + _MESSAGE_OVERHEAD),
-                # Two gateways on one port would share it silently.
-                ("grpc.so_reuseport", 0),
-            )
-        )
-        wire_grpc.add_DetectionServicer_to_server(servicer, self._server)
-        self._health = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._server
-        )
-
-    def bind(self, address: str) -> int:
-        """Bind host:port and return the port; raises RuntimeError when it is taken."""
-        return int(self._server.add_insecure_port(address))
-
-    async def start(self) -> None:
-        """Begin to serve, not ready yet."""
-        await self.show_ready(False)
-        await self._server.start()
-
-    async def show_ready(self, ready: bool) -> None:
-        """Tell health checks, of the server and of the service, whether requests can expect answers."""
-        response = health_pb2.HealthCheckResponse
-        status = response.SERVING if ready else response.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no new calls, and let those in flight finish for up to `grace_s`."""
-        await self._server.stop(grace_s)

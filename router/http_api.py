@@ -19,6 +19,7 @@ from router.documents import AnswerDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
 from router.http_detect import DETECT_PATH, ID_HEADER, Asgi, DetectEndpoint, Scope, Send, request_id_of
+from router.oip_http import PREFIX as OIP_PATH
 from router.problems import Problem, internal_problem, problem_of, status_problem
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
@@ -43,13 +44,21 @@ def release() -> str:
         return "unknown"
 
 
-def make_app(detect: DetectEndpoint, views: Views, max_bytes: int) -> Asgi:
-    """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need."""
+def make_app(detect: DetectEndpoint, inference: Asgi, views: Views, max_bytes: int) -> Asgi:
+    """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need.
+
+    inference: answers all paths of the Open Inference Protocol.
+    """
     others = _others(detect, views, max_bytes)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        frame = scope["type"] == "http" and scope["path"] == DETECT_PATH and scope["method"] == "POST"
-        await (detect if frame else others)(scope, receive, send)
+        path = scope["path"]
+        if scope["type"] == "http" and path == DETECT_PATH and scope["method"] == "POST":
+            await detect(scope, receive, send)
+        elif path == OIP_PATH or path.startswith(f"{OIP_PATH}/"):
+            await inference(scope, receive, send)
+        else:
+            await others(scope, receive, send)
 
     return app
 

@@ -28,6 +28,8 @@ FORM_FIELDS = ("file", "image")
 # Boundaries, part headers and small other fields around the one image.
 _FORM_OVERHEAD = 64 * 1024
 _MAX_PARTS = 8
+# Names, shapes and parameters around a frame.
+_MESSAGE_OVERHEAD = 64 * 1024
 _MAX_PART_HEADER = 4096
 _PIECE = 16 * 1024
 
@@ -167,7 +169,23 @@ class Bodies:
         Raises UnsupportedType, TooLarge, MalformedRequest, BodyTimeout, or SenderLeft.
         """
         sink, overhead = _sink_for(content_type)
-        most = self._limits.max_bytes + overhead
+        frame = await self._fed(sink, self._limits.max_bytes + overhead, content_length, receive)
+        if not isinstance(frame, Shed) and len(frame) > self._limits.max_bytes:
+            raise TooLarge(f"{len(frame)} bytes, the limit is {self._limits.max_bytes}")
+        return frame
+
+    async def message(self, content_length: bytes | None, receive: Receive) -> bytes | Shed:
+        """Return a body that holds a frame in some other form: as text it is up to four thirds as long.
+
+        Raises TooLarge, MalformedRequest, BodyTimeout, or SenderLeft.
+        """
+        most = self._limits.max_bytes * 4 // 3 + _MESSAGE_OVERHEAD
+        return await self._fed(_Raw(), most, content_length, receive)
+
+    async def _fed(
+        self, sink: _Sink, most: int, content_length: bytes | None, receive: Receive
+    ) -> bytes | Shed:
+        """Return what a sink makes of a body of at most so many bytes."""
         declared = _declared(content_length)
         if declared > most:
             raise TooLarge(f"{declared} bytes, the limit is {self._limits.max_bytes}")
@@ -196,8 +214,6 @@ class Bodies:
             raise BodyTimeout(f"the body did not arrive within {self._limits.timeout_s:g} s") from None
         finally:
             self._buffered -= size
-        if len(frame) > self._limits.max_bytes:
-            raise TooLarge(f"{len(frame)} bytes, the limit is {self._limits.max_bytes}")
         return frame
 
     def _shed(self) -> Shed:

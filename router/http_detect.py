@@ -100,7 +100,7 @@ class DetectEndpoint:
         every frame.
         """
         arrived_ns = self._clock.now_ns()
-        headers = _group(exchange.headers)
+        headers = grouped(exchange.headers)
         frame = self._bodies.at_once(_kind(headers), exchange.body)
         if frame is None:
             return None
@@ -109,11 +109,11 @@ class DetectEndpoint:
         letter = _Letter(request_id)
 
         def answer(outcome: Outcome) -> None:
-            problem = _problem_of(outcome)
+            problem = problem_in(outcome)
             reply = letter.reply_to(outcome, problem)
             if reply is not None:
                 exchange.answer(*reply)
-            _count(outcome, problem, arrival, request_id)
+            count(outcome, problem, arrival, request_id)
 
         pending = Pending(answer)
         try:
@@ -138,7 +138,7 @@ class DetectEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; the clock of its budget starts here, when its headers have been parsed."""
         arrived_ns = self._clock.now_ns()
-        headers = _group(scope["headers"])
+        headers = grouped(scope["headers"])
         arrival = self._metrics.arrived("http", headers)
         request_id = request_id_of(headers.get(_ID, []))
         letter = _Letter(request_id)
@@ -150,9 +150,9 @@ class DetectEndpoint:
             raise
         except Exception as error:  # noqa: BLE001 - the edge of a request: whatever it is, it is told
             outcome = error
-        problem = _problem_of(outcome)
+        problem = problem_in(outcome)
         # Before anything that could be cancelled: every request is counted.
-        _count(outcome, problem, arrival, request_id)
+        count(outcome, problem, arrival, request_id)
         reply = letter.reply_to(outcome, problem)
         if reply is not None:
             del outcome  # an exception's traceback knows this frame
@@ -178,7 +178,7 @@ class DetectEndpoint:
         # After a whole body the next message can only be that the sender has left.
         left = asyncio.ensure_future(receive())
         try:
-            return await _unless(left, work)
+            return await unless(left, work)
         finally:
             left.cancel()
 
@@ -206,7 +206,7 @@ class _Letter:
         return self._reply if isinstance(outcome, Answer) else None
 
 
-def _problem_of(outcome: Outcome) -> Problem | None:
+def problem_in(outcome: Outcome) -> Problem | None:
     """Return what a sender is told who gets no answer; None where there is one, or nobody to be told."""
     if isinstance(outcome, Answer | SenderLeft):
         return None
@@ -222,7 +222,7 @@ def _refusal(problem: Problem, request_id: str) -> Reply:
     return problem.status, [*headers, *_common(body, request_id)], body
 
 
-def _count(outcome: Outcome, problem: Problem | None, arrival: Arrival, request_id: str) -> None:
+def count(outcome: Outcome, problem: Problem | None, arrival: Arrival, request_id: str) -> None:
     """Count and log how a request ended."""
     if isinstance(outcome, Answer):
         arrival.end("answered", answer=outcome)
@@ -267,14 +267,14 @@ def request_id_of(values: Sequence[bytes]) -> str:
     return f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
-def _group(raw: list[tuple[bytes, bytes]]) -> Headers:
+def grouped(raw: list[tuple[bytes, bytes]]) -> Headers:
     headers: dict[bytes, list[bytes]] = {}
     for name, value in raw:
         headers.setdefault(name, []).append(value)
     return headers
 
 
-async def _unless(left: asyncio.Future[Any], work: Awaitable[Answer | Shed]) -> Answer | Shed:
+async def unless(left: asyncio.Future[Any], work: Awaitable[Answer | Shed]) -> Answer | Shed:
     """Await work; raises SenderLeft, with the work cancelled, when `left` is done first."""
     # With the loop at hand: looking for it asks for the process's number, a system call.
     task = asyncio.current_task(left.get_loop())

@@ -120,10 +120,12 @@ class Planner:
         mean_ms: Mapping[str, float],
         costs: Costs,
         busy_ms: Mapping[str, float] | None = None,
+        alone: Sequence[Plan] = (),
     ) -> None:
         """Order plans by `mean_ms`, what a frame costs on average with each of them, by name.
 
-        busy_ms: that with every worker at work, where it is something else.
+        busy_ms: that with every worker at work, where it is something else. alone: plans that neither take
+        another's place nor have one that takes theirs.
         """
         if not plans:
             raise ValueError("a planner needs at least one plan")
@@ -135,7 +137,7 @@ class Planner:
                 *(other for other in costliest_first if mean_ms[other.name] < mean_ms[plan.name]),
             )
             for plan in plans
-        }
+        } | {plan.name: (plan,) for plan in alone}
         # What a plan needs to begin depends on its first variant alone, of which there are few.
         self._firsts = {
             name: tuple(dict.fromkeys(plan.stages[0].variant for plan in candidates))
@@ -188,6 +190,10 @@ class Planner:
         variant = plan.stages[stage].variant
         needed_ms = self._costs.stage_ms(variant, busy) + self._costs.answer_ms
         return Cut(variant, plan.name, reason, needed_ms, left_ms)
+
+    def instead(self, cut: Cut) -> Refusal:
+        """Describe a request of which only another plan than the one asked for would be in time."""
+        return Refusal(0.0, cut.needed_ms, cut.left_ms)
 
     def refuse(self, left_ms: float) -> Refusal:
         """Describe a request whose first stage was not answered within the `left_ms` that it had."""

@@ -21,6 +21,7 @@ from router.errors import (
     RouterError,
     TooLarge,
     Unavailable,
+    UnknownModel,
     UnknownOperatingPoint,
     UnmeetableAccuracy,
     UnmeetableBudget,
@@ -34,6 +35,7 @@ OVERLOADED = "overloaded"
 _STATUS: tuple[tuple[type[RouterError], int], ...] = (
     (MalformedRequest, 400),
     (UnknownOperatingPoint, 400),
+    (UnknownModel, 404),
     (BodyTimeout, 408),
     (TooLarge, 413),
     (UnsupportedType, 415),

@@ -32,7 +32,7 @@ from router.errors import (
     UnmeetableBudget,
     UnsupportedType,
 )
-from router.execution import Answer, Job, Worked
+from router.execution import Answer, Frame, Job, Worked
 from router.metrics import Metrics, State
 from router.planner import DECODE, Refusal
 from router.serving import Serving
@@ -185,7 +185,7 @@ class Service:
 
     async def detect(
         self,
-        frame: bytes,
+        frame: Frame,
         deadline: Deadline,
         wishes: Wishes,
         *,
@@ -193,7 +193,7 @@ class Service:
         traceparent: str | None = None,
         finish: Callable[[Answer], None] | None = None,
     ) -> Answer | Shed:
-        """Answer an encoded frame, or shed it because of load.
+        """Answer a frame, encoded or as pixels, or shed it because of load.
 
         arrived_ns: when the request's clock started. traceparent: passed on to the engine. finish: is given
         the answer while a worker is still at it, to write it as the sender wants it. Raises
@@ -226,7 +226,7 @@ class Service:
 
     def begin(
         self,
-        frame: bytes,
+        frame: Frame,
         deadline: Deadline,
         wishes: Wishes,
         then: Callable[[Outcome], None],
@@ -247,7 +247,8 @@ class Service:
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
         policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
         point = serving.wished(wishes, self.point_in_force)
-        held = wishes.operating_point is not None or self.held is not None
+        exact = wishes.model is not None
+        held = exact or wishes.operating_point is not None or self.held is not None
         choices = (point,) if held else (point, *serving.cheaper(point, wishes.min_map))
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (_RANK[wishes.priority], order_ns)
@@ -262,8 +263,9 @@ class Service:
         min_score = self._min_score if wishes.min_score is None else wishes.min_score
         shadowed = self._random.random() < self._shadow_share
         job = Job(
-            frame, deadline, choices, order[0], arrived_ns, now_ns, min_score, shadowed, traceparent, finish
-        )
+            frame, deadline, choices, order[0], arrived_ns, now_ns, min_score,
+            shadowed=shadowed, exact=exact, traceparent=traceparent, finish=finish,
+        )  # fmt: skip
         least_ms = policies.planner.busy_ms(choices[-1].plan.name)
         begun = Begun(serving, permit, self._conclude, then)
 

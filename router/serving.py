@@ -48,12 +48,16 @@ class Serving:
     _points: Mapping[str, ServedPoint] = field(init=False)
     _rungs: Mapping[str, ServedPoint] = field(init=False)
     _below: Mapping[str, tuple[ServedPoint, ...]] = field(init=False)
+    _straight: Mapping[str, ServedPoint] = field(init=False)
     _baselines: Mapping[str, tuple[tuple[int, float, float], ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._points = {point.name: point for point in self.fleet.points}
         self._rungs = {rung.name: rung for rung in self.rungs}
         self._below = {rung.name: self.rungs[:number][::-1] for number, rung in enumerate(self.rungs)}
+        self._straight = {
+            name: ServedPoint(name, plan, plan.name) for name, plan in self.fleet.straight.items()
+        }
         self._baselines = {
             name: tuple(
                 (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
@@ -72,6 +76,10 @@ class Serving:
         """Return the operating point of calm times."""
         return self._points[self.policies.controller.home]
 
+    def model(self, variant: str) -> ServedPoint:
+        """Return a variant by itself as a point of its name; raises KeyError when it is not served."""
+        return self._straight[variant]
+
     def point(self, name: str) -> ServedPoint:
         """Return an operating point as it is served; raises UnknownOperatingPoint."""
         point = self._points.get(name)
@@ -85,6 +93,8 @@ class Serving:
 
         Raises UnknownOperatingPoint, or UnmeetableAccuracy, which names the most accurate.
         """
+        if wishes.model is not None:
+            return self.model(wishes.model)
         if wishes.operating_point is not None:
             return self.point(wishes.operating_point)
         point = self._points.get(in_force) or self._rungs[in_force]

@@ -27,13 +27,14 @@ class Wishes:
     """A request's wishes; None where it leaves the choice to the gateway.
 
     min_map: the least published mAP of the plan, a fraction. min_score: of the detections in the answer.
-    priority: who is queued and let in first.
+    priority: who is queued and let in first. model: a variant's name, to be answered by it alone.
     """
 
     operating_point: str | None = None
     min_map: float | None = None
     priority: Priority = "normal"
     min_score: float | None = None
+    model: str | None = None
 
     @classmethod
     def of(cls, headers: Headers, *, operating_point: str | None = None) -> Wishes:

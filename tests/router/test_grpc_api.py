@@ -20,7 +20,8 @@ from router.client import (
     GrpcGatewayClient,
     RequestRejected,
 )
-from router.grpc_api import SERVICE, GrpcServer
+from router.grpc_api import SERVICE
+from router.grpc_server import GrpcServer
 from tests.fakes import FakeEngine
 from tests.router.conftest import DOUBTFUL, LARGE, Bench, sample
 
@@ -31,7 +32,7 @@ MAX_BYTES = 100_000
 @asynccontextmanager
 async def serving(gateway: Gateway) -> AsyncIterator[tuple[GrpcServer, str]]:
     """Serve a gateway over gRPC on a free port."""
-    server = GrpcServer(gateway.servicer, MAX_BYTES)
+    server = GrpcServer(gateway.servicer, gateway.inference, MAX_BYTES)
     port = server.bind("127.0.0.1:0")
     await server.start()
     try:
