@@ -9,9 +9,9 @@ from loadtest.target import Description, Target, TargetError
 from model_repo.detections import Detections
 from router.client import (
     AsyncGatewayClient,
+    AsyncGrpcGatewayClient,
     GatewayError,
     GatewayOverloaded,
-    GrpcGatewayClient,
     RequestRejected,
 )
 
@@ -31,7 +31,7 @@ class GatewayTarget:
     """
 
     def __init__(
-        self, url: str, http: AsyncGatewayClient, calls: AsyncGatewayClient | GrpcGatewayClient
+        self, url: str, http: AsyncGatewayClient, calls: AsyncGatewayClient | AsyncGrpcGatewayClient
     ) -> None:
         self._url, self._http, self._calls = url, http, calls
 
@@ -82,7 +82,7 @@ def connect(url: str, protocol: Protocol, *, grpc_address: str | None = None, ti
         return GatewayTarget(url, http, http)
     if grpc_address is None:
         raise ValueError("gRPC needs the address to call, host:port")
-    return GatewayTarget(url, http, GrpcGatewayClient(grpc_address))
+    return GatewayTarget(url, http, AsyncGrpcGatewayClient(grpc_address))
 
 
 def _outcome(error: GatewayError) -> Outcome:

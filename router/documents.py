@@ -6,11 +6,15 @@ finding them in a small frame. `router.encoding` writes plain values, and a test
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from model_repo.detections import Detections
+
+if TYPE_CHECKING:
+    import supervision
 
 
 class Document(BaseModel):
@@ -99,6 +103,39 @@ class AnswerDocument(Document):
             [(found.box.x1, found.box.y1, found.box.x2, found.box.y2) for found in self.detections],
             [found.score for found in self.detections],
             [found.class_id for found in self.detections],
+        )
+
+    def as_coco(self, image_id: int) -> list[dict[str, object]]:
+        """Return the detections as COCO results of an image; boxes are x, y, width, height.
+
+        `category_id` is the class's 0-based index: map it where a data set counts otherwise.
+        """
+        return [
+            {
+                "image_id": image_id,
+                "category_id": found.class_id,
+                "bbox": [
+                    found.box.x1,
+                    found.box.y1,
+                    round(found.box.x2 - found.box.x1, 3),
+                    round(found.box.y2 - found.box.y1, 3),
+                ],
+                "score": found.score,
+            }
+            for found in self.detections
+        ]
+
+    def as_supervision(self) -> supervision.Detections:
+        """Return the detections as `supervision` has them, names under `class_name`.
+
+        Raises ImportError without that package, which this one does not bring.
+        """
+        import supervision
+
+        found = self.as_detections()
+        names = np.array([one.label for one in self.detections], dtype=str)
+        return supervision.Detections(
+            xyxy=found.xyxy, confidence=found.score, class_id=found.label, data={"class_name": names}
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_repo.codec import decode as decode_manifest
+from model_repo.drawing import drawn
 from model_repo.frontier import Certificate, Frontier, Plan, Variant
 from model_repo.publish import MANIFEST
 from model_repo.scoring import best_f1_by_class, match
@@ -19,7 +20,6 @@ from search.measure import truths_of
 from search.plots import (
     Point,
     difficulty_figure,
-    drawn,
     frontier_figure,
     jpeg_uri,
     png_bytes,

@@ -18,7 +18,7 @@ from model_repo.detections import Detections
 from model_repo.publish import Repository
 from model_repo.runtime.engine import answer_frame
 from model_repo.runtime.select import make_engine
-from router.client import GatewayClient, GrpcGatewayClient
+from router.client import AsyncGrpcGatewayClient, GatewayClient
 from tests.e2e.gateway_process import GatewayProcess, gateway_process
 from tests.fakes import Square, encode_image, squares_frame, tiny_repository
 
@@ -48,7 +48,7 @@ def test_the_gateway_answers_as_the_engine_does(gateway: GatewayProcess, publish
     engine.close()
 
     async def call() -> Detections:
-        async with GrpcGatewayClient(gateway.grpc_address) as grpc_client:
+        async with AsyncGrpcGatewayClient(gateway.grpc_address) as grpc_client:
             answer = await grpc_client.detect(encode_image(IMAGE), operating_point="accurate")
             return answer.as_detections()
 

@@ -15,9 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from router.bootstrap import Gateway
 from router.client import (
     AsyncGatewayClient,
+    AsyncGrpcGatewayClient,
     GatewayFailed,
     GatewayOverloaded,
-    GrpcGatewayClient,
     RequestRejected,
 )
 from router.grpc_api import SERVICE
@@ -47,7 +47,7 @@ async def test_both_protocols_give_the_same_answer(bench: Bench, frame: bytes) -
     transport = httpx.ASGITransport(gateway.app)
     async with (
         serving(gateway) as (_, address),
-        GrpcGatewayClient(address) as over_grpc,
+        AsyncGrpcGatewayClient(address) as over_grpc,
         AsyncGatewayClient("http://gateway", transport=transport) as over_http,
     ):
         first = await over_grpc.detect(frame, request_id="same", operating_point="balanced")
@@ -85,7 +85,7 @@ async def test_both_protocols_give_the_same_errors(
     gateway = bench(max_bytes=len(frame) + 100)
     async with (
         serving(gateway) as (_, address),
-        GrpcGatewayClient(address) as over_grpc,
+        AsyncGrpcGatewayClient(address) as over_grpc,
         AsyncGatewayClient("http://gateway", transport=httpx.ASGITransport(gateway.app)) as over_http,
     ):
         problems = []
@@ -115,13 +115,13 @@ async def test_a_message_that_is_no_message_leaves_the_server_serving(bench: Ben
     async with serving(bench()) as (_, address), grpc.aio.insecure_channel(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError):
             await channel.unary_unary(f"/{SERVICE}/Detect")(b"\xff\xff\xff\xff")
-        async with GrpcGatewayClient(address) as client:
+        async with AsyncGrpcGatewayClient(address) as client:
             assert (await client.detect(frame)).plan == "tiny-0-then-tiny-1"
 
 
 async def test_a_message_above_the_limit_is_too_large(bench: Bench) -> None:
     """What the transport refuses reads the same to the client as what the gateway refuses."""
-    async with serving(bench()) as (_, address), GrpcGatewayClient(address) as client:
+    async with serving(bench()) as (_, address), AsyncGrpcGatewayClient(address) as client:
         with pytest.raises(RequestRejected) as caught:
             await client.detect(b"x" * (MAX_BYTES * 3))
     assert caught.value.slug == "too-large"
@@ -130,7 +130,7 @@ async def test_a_message_above_the_limit_is_too_large(bench: Bench) -> None:
 async def test_the_calls_deadline_is_the_budget(bench: Bench, frame: bytes) -> None:
     """A deadline that no plan can meet is refused, or has passed before the refusal arrives."""
     gateway = bench(answer_ms=5000.0)
-    async with serving(gateway) as (_, address), GrpcGatewayClient(address) as client:
+    async with serving(gateway) as (_, address), AsyncGrpcGatewayClient(address) as client:
         with pytest.raises(RequestRejected) as caught:
             await client.detect(frame, budget_ms=3000)
     assert caught.value.slug == "unmeetable-budget"
@@ -140,7 +140,7 @@ async def test_a_full_gateway_says_when_to_come_back(bench: Bench, frame: bytes)
     """Overload is UNAVAILABLE with a RetryInfo."""
     gateway = bench(max_queue=0, max_buffered_bytes=MAX_BYTES, max_bytes=MAX_BYTES)
     permit = gateway.service._limiter.acquire()
-    async with serving(gateway) as (_, address), GrpcGatewayClient(address) as client:
+    async with serving(gateway) as (_, address), AsyncGrpcGatewayClient(address) as client:
         with pytest.raises(GatewayOverloaded) as caught:
             await client.detect(frame)
     assert caught.value.problem.retry_after_s
@@ -170,7 +170,7 @@ async def test_reflection_lists_the_service(bench: Bench) -> None:
 
 async def test_a_gateway_that_is_not_there_is_a_failure(unused: int) -> None:
     """Both clients tell a connection that cannot be made as GatewayFailed."""
-    async with GrpcGatewayClient(f"127.0.0.1:{unused}") as over_grpc:
+    async with AsyncGrpcGatewayClient(f"127.0.0.1:{unused}") as over_grpc:
         with pytest.raises(GatewayFailed):
             await over_grpc.detect(b"x")
     async with AsyncGatewayClient(f"http://127.0.0.1:{unused}") as over_http:

@@ -1,0 +1,160 @@
+"""Both clients over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import NoReturn, Self, Unpack
+
+import httpx
+from pydantic import ValidationError
+
+from router.client.asking import Asked, Patience, headers_of
+from router.client.errors import URN, GatewayError, error_for, unreachable
+from router.documents import AnswerDocument, PointsDocument, ProblemDocument
+
+
+class GatewayClient:
+    """Ask a gateway over HTTP and wait; close it, or use it as a context manager.
+
+    retries: how often a frame is asked for again, see `Patience`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport)
+        self._retries = retries
+
+    def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
+        """Send an encoded JPEG or PNG; raises GatewayError."""
+        patience = Patience(self._retries, asked.get("budget_ms"))
+        while True:
+            headers = headers_of(asked, patience.budget_ms)
+            try:
+                return _answer(self._http.post("/v1/detect", content=frame, headers=headers))
+            except (httpx.HTTPError, GatewayError) as raised:
+                error = _error(raised)
+            wait_s = patience.wait_s(error)
+            if wait_s is None:
+                raise error
+            time.sleep(wait_s)
+
+    def operating_points(self) -> PointsDocument:
+        """Return what the gateway serves; raises GatewayError."""
+        try:
+            return _points(self._http.get("/v1/operating-points"))
+        except httpx.HTTPError as error:
+            raise unreachable(error) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncGatewayClient:
+    """Ask a gateway over HTTP, many requests at once; close it, or use it as a context manager.
+
+    retries: how often a frame is asked for again, see `Patience`. connections: how many are open at most;
+    more requests wait for one, None for no limit.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 0,
+        connections: int | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, limits=limits, transport=transport)
+        self._retries = retries
+
+    async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
+        """Send an encoded JPEG or PNG; raises GatewayError."""
+        patience = Patience(self._retries, asked.get("budget_ms"))
+        while True:
+            headers = headers_of(asked, patience.budget_ms)
+            try:
+                return _answer(await self._http.post("/v1/detect", content=frame, headers=headers))
+            except (httpx.HTTPError, GatewayError) as raised:
+                error = _error(raised)
+            wait_s = patience.wait_s(error)
+            if wait_s is None:
+                raise error
+            await asyncio.sleep(wait_s)
+
+    async def operating_points(self) -> PointsDocument:
+        """Return what the gateway serves; raises GatewayError."""
+        try:
+            return _points(await self._http.get("/v1/operating-points"))
+        except httpx.HTTPError as error:
+            raise unreachable(error) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _error(raised: httpx.HTTPError | GatewayError) -> GatewayError:
+    if isinstance(raised, GatewayError):
+        return raised
+    error = unreachable(raised)
+    error.__cause__ = raised
+    return error
+
+
+def _answer(response: httpx.Response) -> AnswerDocument:
+    if response.status_code != 200:
+        _refuse(response)
+    try:
+        return AnswerDocument.model_validate_json(response.content)
+    except ValidationError as error:
+        raise unreachable(error) from error
+
+
+def _points(response: httpx.Response) -> PointsDocument:
+    if response.status_code != 200:
+        _refuse(response)
+    try:
+        return PointsDocument.model_validate_json(response.content)
+    except ValidationError as error:
+        raise unreachable(error) from error
+
+
+def _refuse(response: httpx.Response) -> NoReturn:
+    try:
+        problem = ProblemDocument.model_validate_json(response.content)
+    except ValidationError:
+        # Something between the client and the gateway answered.
+        problem = ProblemDocument(
+            type=f"{URN}http-{response.status_code}",
+            title=response.reason_phrase,
+            status=response.status_code,
+            detail=response.text[:200],
+        )
+    raise error_for(problem)

@@ -1,0 +1,239 @@
+"""Both clients over gRPC; the budget becomes the call's deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
+
+from router.client.asking import Asked, Patience, wishes_of
+from router.client.errors import URN, GatewayError, GatewayFailed, RequestRejected, error_for
+from router.documents import (
+    AnswerDocument,
+    Box,
+    CertificateDocument,
+    CutDocument,
+    DetectedObject,
+    ImageDocument,
+    ProblemDocument,
+    StageDocument,
+    TimingDocument,
+)
+from router.wire import paretogate_pb2 as wire
+from router.wire import paretogate_pb2_grpc as wire_grpc
+
+_MAX_MESSAGE = 64 * 1024 * 1024
+_OPTIONS = (
+    ("grpc.max_send_message_length", _MAX_MESSAGE),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+)
+
+
+class GrpcGatewayClient:
+    """Ask a gateway over gRPC and wait; close it, or use it as a context manager.
+
+    A deadline that passes before any answer is a GatewayFailed. retries: how often a frame is asked for
+    again, see `Patience`.
+    """
+
+    def __init__(self, address: str, *, retries: int = 0) -> None:
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub = wire_grpc.DetectionStub(self._channel)
+        self._retries = retries
+
+    def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
+        """Send an encoded JPEG or PNG; raises GatewayError."""
+        patience = Patience(self._retries, asked.get("budget_ms"))
+        request, metadata = _request(frame, asked), _metadata(asked)
+        while True:
+            try:
+                timeout_s = _timeout_s(patience)
+                return _document(self._stub.Detect(request, timeout=timeout_s, metadata=metadata))
+            except grpc.RpcError as raised:
+                error = _grpc_error(raised)
+                error.__cause__ = raised
+            wait_s = patience.wait_s(error)
+            if wait_s is None:
+                raise error
+            time.sleep(wait_s)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncGrpcGatewayClient:
+    """Ask a gateway over gRPC, many calls at once; make it on the event loop that uses it.
+
+    A deadline that passes before any answer is a GatewayFailed. retries: how often a frame is asked for
+    again, see `Patience`.
+    """
+
+    def __init__(self, address: str, *, retries: int = 0) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub = wire_grpc.DetectionStub(self._channel)
+        self._retries = retries
+
+    async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
+        """Send an encoded JPEG or PNG; raises GatewayError."""
+        patience = Patience(self._retries, asked.get("budget_ms"))
+        request, metadata = _request(frame, asked), _metadata(asked)
+        while True:
+            try:
+                timeout_s = _timeout_s(patience)
+                return _document(await self._stub.Detect(request, timeout=timeout_s, metadata=metadata))
+            except grpc.aio.AioRpcError as raised:
+                error = _grpc_error(raised)
+                error.__cause__ = raised
+            wait_s = patience.wait_s(error)
+            if wait_s is None:
+                raise error
+            await asyncio.sleep(wait_s)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _request(frame: bytes, asked: Asked) -> wire.DetectRequest:
+    return wire.DetectRequest(
+        image=frame,
+        operating_point=asked.get("operating_point") or "",
+        request_id=asked.get("request_id") or "",
+    )
+
+
+def _metadata(asked: Asked) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in wishes_of(asked).items())
+
+
+def _timeout_s(patience: Patience) -> float | None:
+    left_ms = patience.budget_ms
+    return None if left_ms is None else left_ms / 1e3
+
+
+# What HTTP would have said, so that a problem reads the same over both.
+_STATUS_OF_REASON: Mapping[str, int] = {
+    "malformed-request": 400,
+    "malformed-budget": 400,
+    "unknown-operating-point": 400,
+    "too-large": 413,
+    "unsupported-type": 415,
+    "broken-image": 422,
+    "unmeetable-accuracy": 422,
+    "unmeetable-budget": 422,
+    "overloaded": 503,
+    "not-ready": 503,
+    "engine-failed": 503,
+}
+
+
+def _grpc_error(error: grpc.Call) -> GatewayError:
+    detail = error.details() or error.code().name
+    metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()
+    for key, value in metadata:
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            return error_for(_problem_of_status(Status.FromString(value), detail))
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # The transport refused the message before the gateway saw it.
+        return RequestRejected(
+            ProblemDocument(type=f"{URN}too-large", title="The image is too large", status=413, detail=detail)
+        )
+    return GatewayFailed(
+        ProblemDocument(
+            type=f"{URN}grpc-{error.code().name.lower().replace('_', '-')}",
+            title="The call failed",
+            status=0,
+            detail=detail,
+        )
+    )
+
+
+def _problem_of_status(status: Status, detail: str) -> ProblemDocument:
+    info, retry = ErrorInfo(), RetryInfo()
+    retry_after_s = None
+    for packed in status.details:
+        if packed.Is(RetryInfo.DESCRIPTOR):
+            packed.Unpack(retry)
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1e3
+        elif packed.Is(ErrorInfo.DESCRIPTOR):
+            packed.Unpack(info)
+    slug = info.reason.lower().replace("_", "-")
+    known = info.metadata.get("operating_points", "")
+    return ProblemDocument(
+        type=URN + slug,
+        title=info.metadata.get("title", "The call failed"),
+        status=_STATUS_OF_REASON.get(slug, 500),
+        detail=detail,
+        request_id=info.metadata.get("request_id", ""),
+        retry_after_s=retry_after_s,
+        operating_points=known.split(",") if known else None,
+    )
+
+
+def _document(response: wire.DetectResponse) -> AnswerDocument:
+    cut, certificate = response.cut, response.certificate
+    return AnswerDocument(
+        request_id=response.request_id,
+        operating_point=response.operating_point,
+        plan=response.plan,
+        stages=[StageDocument(variant=s.variant, latency_ms=s.latency_ms) for s in response.stages],
+        cut=CutDocument.model_validate(
+            {
+                "stage": cut.stage,
+                "plan": cut.plan,
+                "reason": cut.reason,
+                "needed_ms": cut.needed_ms,
+                "left_ms": cut.left_ms if cut.HasField("left_ms") else None,
+            }
+        )
+        if response.HasField("cut")
+        else None,
+        certificate=CertificateDocument(
+            loss=certificate.loss,
+            images=certificate.images,
+            epsilon=certificate.epsilon,
+            delta=certificate.delta,
+            bound=certificate.bound,
+            empirical=certificate.empirical,
+        )
+        if response.HasField("certificate")
+        else None,
+        image=ImageDocument(width=response.image_width, height=response.image_height),
+        timing=TimingDocument(
+            queue_ms=response.timing.queue_ms,
+            decode_ms=response.timing.decode_ms,
+            total_ms=response.timing.total_ms,
+        ),
+        detections=[
+            DetectedObject(
+                box=Box(x1=d.x1, y1=d.y1, x2=d.x2, y2=d.y2),
+                label=d.label,
+                class_id=d.class_id,
+                score=d.score,
+            )
+            for d in response.detections
+        ],
+    )
