@@ -48,7 +48,9 @@ from router.grpc_api import DetectionServicer
 from router.grpc_server import GrpcServer
 from router.http_api import Views, make_app, release
 from router.http_body import Bodies, BodyLimits
-from router.http_detect import Asgi, DetectEndpoint
+from router.http_detect import DetectEndpoint
+from router.http_frames import FramesEndpoint
+from router.http_reply import Asgi
 from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
 from router.oip import Models
@@ -150,6 +152,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     bodies = Bodies(BodyLimits(config.max_bytes, config.max_buffered_bytes, config.body_timeout_s))
     budgets = Budgets(config.default_budget_ms, config.max_budget_ms)
     endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock)
+    frames = FramesEndpoint(service, bodies, budgets, metrics, clock)
     servicer = DetectionServicer(service, budgets, metrics, clock)
     models = Models(service, release(), config.max_pixels)
     oip = InferenceServicer(service, models, budgets, metrics, clock)
@@ -164,7 +167,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     )
     return Gateway(
         service,
-        make_app(endpoint, oip_app, views, config.max_bytes),
+        make_app(endpoint, frames, oip_app, views, config.max_bytes),
         endpoint,
         servicer,
         oip,

@@ -151,6 +151,19 @@ class ProblemDocument(Document):
     operating_points: list[str] | None = None
 
 
+class FailedDocument(Document):
+    """A frame among several that got no answer."""
+
+    problem: ProblemDocument
+
+
+class AnswersDocument(Document):
+    """The answers to several frames, in their order; one that cannot be answered fails alone."""
+
+    request_id: str
+    answers: list[AnswerDocument | FailedDocument]
+
+
 class PointDocument(Document):
     """An operating point: its plan, and what the plan costs and reaches.
 

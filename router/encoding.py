@@ -90,6 +90,20 @@ def answer_json(answer: Answer, request_id: str) -> bytes:
     )
 
 
+def coco_json(answer: Answer, image_id: int) -> bytes:
+    """Return an answer as COCO results of an image: x, y, width, height in its pixels, 0-based classes."""
+    found = answer.detections
+    boxes = found.xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    scores = found.score.astype(np.float64).round(6).tolist()
+    return orjson.dumps(
+        [
+            {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
+            for box, label, score in zip(boxes.round(2).tolist(), found.label.tolist(), scores, strict=True)
+        ]
+    )
+
+
 @lru_cache(maxsize=256)
 def _certificate(certificate: Certificate) -> dict[str, object]:
     return certificate.model_dump()

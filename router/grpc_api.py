@@ -23,7 +23,7 @@ from router.budget import Budgets, Clock
 from router.errors import RouterError
 from router.execution import Answer
 from router.headers import Headers
-from router.http_detect import request_id_of
+from router.http_reply import request_id_of
 from router.metrics import Arrival, Metrics
 from router.problems import Problem, internal_problem, problem_of
 from router.service import Service

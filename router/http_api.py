@@ -15,15 +15,21 @@ from starlette.routing import Route
 
 from router import metrics as exposition
 from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, SECONDS_HEADER
-from router.documents import AnswerDocument, PointsDocument, ProblemDocument
+from router.documents import AnswersDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
-from router.http_detect import DETECT_PATH, ID_HEADER, Asgi, DetectEndpoint, Scope, Send, request_id_of
+from router.http_detect import DETECT_PATH, DetectEndpoint
+from router.http_frames import JSON_TYPE, MOST_FRAMES, FramesEndpoint
+from router.http_reply import ID_HEADER, Asgi, Scope, Send, request_id_of
 from router.oip_http import PREFIX as OIP_PATH
 from router.problems import Problem, internal_problem, problem_of, status_problem
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
+
+
+# A PNG of one pixel, for the examples.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNoaGgAAAMEAYF1LgG8AAAAAElFTkSuQmCC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +50,30 @@ def release() -> str:
         return "unknown"
 
 
-def make_app(detect: DetectEndpoint, inference: Asgi, views: Views, max_bytes: int) -> Asgi:
+def make_app(
+    detect: DetectEndpoint, frames: FramesEndpoint, inference: Asgi, views: Views, max_bytes: int
+) -> Asgi:
     """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need.
 
-    inference: answers all paths of the Open Inference Protocol.
+    frames: answers those that come in JSON. inference: answers all paths of the Open Inference Protocol.
     """
     others = _others(detect, views, max_bytes)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if scope["type"] == "http" and path == DETECT_PATH and scope["method"] == "POST":
-            await detect(scope, receive, send)
+            await (frames if _says_json(scope) else detect)(scope, receive, send)
         elif path == OIP_PATH or path.startswith(f"{OIP_PATH}/"):
             await inference(scope, receive, send)
         else:
             await others(scope, receive, send)
 
     return app
+
+
+def _says_json(scope: Scope) -> bool:
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    return len(kinds) == 1 and kinds[0].split(b";")[0].strip().lower() == JSON_TYPE
 
 
 def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
@@ -133,12 +146,18 @@ def _problem(problem: Problem, request_id: str) -> Response:
 def _describe_detect(document: JsonObject, max_bytes: int) -> None:
     """Add the path of `DetectEndpoint` to an OpenAPI document."""
     _, schemas = models_json_schema(
-        [(AnswerDocument, "serialization"), (ProblemDocument, "serialization")],
+        [(AnswersDocument, "serialization"), (ProblemDocument, "serialization")],
         ref_template="#/components/schemas/{model}",
     )
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
     binary = {"type": "string", "format": "binary", "maxLength": max_bytes}
     form = {"type": "object", "required": ["file"], "properties": {"file": binary}}
+    text = {"type": "string", "contentEncoding": "base64"}
+    single = {
+        "type": "object", "required": ["image"], "properties": {"image": text}, "additionalProperties": False
+    }  # fmt: skip
+    listed = {"type": "array", "items": text, "minItems": 1, "maxItems": MOST_FRAMES}
+    several = single | {"required": ["images"], "properties": {"images": listed}}
     problem = {
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     }
@@ -148,8 +167,9 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
             "operationId": "detect",
             "summary": "Find the objects in one frame",
             "description": (
-                "Send one JPEG or PNG, raw or as the form field `file` (or `image`). EXIF orientation is not"
-                " applied: boxes are in the pixels as sent. Scores are aligned across models."
+                "Send one JPEG or PNG, raw or as the form field `file` (or `image`), or one or several as"
+                " base64 in JSON. EXIF orientation is not applied: boxes are in the pixels as sent. Scores"
+                " are aligned across models."
             ),
             "parameters": [
                 _header(
@@ -175,12 +195,26 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                     "schema": {"type": "string", "enum": list(get_args(Priority))},
                 },
                 _header(ID_HEADER, "Echoed; made up when absent", "string"),
+                _query(
+                    "format", "coco: a list of COCO results", {"type": "string", "enum": ["json", "coco"]}
+                ),
+                _query("render", "1: the image with its boxes drawn", {"type": "string", "enum": ["0", "1"]}),
+                _query(
+                    "image_id", "In COCO results; counts up for several", {"type": "integer", "minimum": 0}
+                ),
             ],
             "requestBody": {
                 "required": True,
                 "content": {
                     **{kind: {"schema": binary} for kind in RAW_TYPES},
                     FORM_TYPE: {"schema": form},
+                    "application/json": {
+                        "schema": {"oneOf": [single, several]},
+                        "examples": {
+                            "one": {"value": {"image": PIXEL}},
+                            "two": {"value": {"images": [PIXEL, PIXEL]}},
+                        },
+                    },
                 },
             },
             "responses": {
@@ -193,7 +227,16 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                         }
                     },
                     "content": {
-                        "application/json": {"schema": {"$ref": "#/components/schemas/AnswerDocument"}}
+                        "application/json": {
+                            "schema": {
+                                "oneOf": [
+                                    {"$ref": "#/components/schemas/AnswerDocument"},
+                                    {"$ref": "#/components/schemas/AnswersDocument"},
+                                    {"type": "array", "items": {"type": "object"}},
+                                ]
+                            }
+                        },
+                        "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
                     },
                 },
                 "400": {"description": "Malformed request or budget, unknown operating point", **problem},
@@ -215,3 +258,7 @@ def _header(name: str, description: str, kind: str) -> JsonObject:
         "description": description,
         "schema": {"type": kind},
     }
+
+
+def _query(name: str, description: str, schema: JsonObject) -> JsonObject:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}

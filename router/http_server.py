@@ -11,7 +11,8 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from router.http_detect import DETECT_PATH, Asgi, DetectEndpoint, Lines, Pending
+from router.http_detect import DETECT_PATH, DetectEndpoint, Pending
+from router.http_reply import Asgi, Lines
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
@@ -33,6 +34,11 @@ class CycleExchange:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self.body = bytes(cycle.body)
+
+    @property
+    def query(self) -> bytes:
+        """Return what stands behind the path's question mark."""
+        return self._cycle.scope["query_string"]
 
     @property
     def headers(self) -> Lines:

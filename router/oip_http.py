@@ -26,8 +26,7 @@ from router.errors import MalformedRequest, RouterError, UnsupportedType
 from router.execution import Answer
 from router.headers import Headers, only
 from router.http_body import Bodies, Receive
-from router.http_detect import (
-    ID_HEADER,
+from router.http_reply import (
     Asgi,
     Lines,
     Scope,
@@ -35,9 +34,10 @@ from router.http_detect import (
     count,
     grouped,
     problem_in,
+    request_id_in,
     request_id_of,
     respond,
-    unless,
+    unless_left,
 )
 from router.metrics import Metrics
 from router.oip import (
@@ -241,7 +241,7 @@ class InferEndpoint:
         except Exception as error:  # noqa: BLE001 - the edge of a request: whatever it is, it is told
             outcome = error
         given = asked[0].id if asked else ""
-        request_id = request_id_of([given.encode()] if given else headers.get(ID_HEADER.lower().encode(), []))
+        request_id = request_id_of([given.encode()]) if given else request_id_in(headers)
         problem = problem_in(outcome)
         # Before anything that could be cancelled: every request is counted.
         count(outcome, problem, arrival, request_id)
@@ -281,12 +281,7 @@ class InferEndpoint:
             traceparent=traceparent,
             finish=lambda answer: write(_written(model, asked, answer, wanted.outputs)),
         )
-        # After a whole body the next message can only be that the sender has left.
-        left = asyncio.ensure_future(receive())
-        try:
-            return await unless(left, work)
-        finally:
-            left.cancel()
+        return await unless_left(receive, work)
 
 
 class _Asked:

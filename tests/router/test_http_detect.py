@@ -338,6 +338,7 @@ async def test_openapi_describes_bodies_and_problems(bench: Bench) -> None:
         "image/png",
         "application/octet-stream",
         "multipart/form-data",
+        "application/json",
     }
     assert {"200", "400", "413", "415", "422", "503"} <= set(detect["responses"])
     text = str(document)

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from model_repo.runtime.engine import EngineUnavailable
-from router import http_detect
+from router import shapes
 from router.bootstrap import Gateway
 from router.execution import Job
 from router.http_server import CycleExchange, make_server
@@ -127,7 +127,7 @@ async def test_an_answer_that_cannot_be_written_is_a_failure(
     headers = {"Content-Type": "image/png", "X-Operating-Point": "fast"}
     async with serving(gateway) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         with monkeypatch.context() as patch:
-            patch.setattr(http_detect, "answer_json", _fail)
+            patch.setattr(shapes, "answer_json", _fail)
             assert (await client.post("/v1/detect", content=frame, headers=headers)).status_code == 500
         assert (await client.post("/v1/detect", content=frame, headers=headers)).status_code == 200
     assert (ended(gateway, "failed"), ended(gateway, "answered")) == (1, 1)
