@@ -71,7 +71,7 @@ def open_run(
     for step in STEPS:
         record = folder.record(step) or folder.claim(step)
         if record is not None:
-            check_settings(record, settings.of_step(step), root)
+            check_settings(record, settings.of_step(step), settings.defaults_of_step(step), root)
     write_settings(folder, settings)
     return folder, settings
 
@@ -130,9 +130,10 @@ def run_steps(context: Context, names: Sequence[str], *, record: bool = True) ->
 def _claim(folder: RunFolder, begun: StepRecord) -> None:
     """Say what a step's own folder is being filled from; what it holds of other inputs is thrown away."""
     before = folder.claim(begun.step)
-    if before is not None and before != begun:
-        check_settings(before, begun.settings, folder.root)
-        rmtree(folder.root / begun.step, ignore_errors=True)
+    if before is not None:
+        check_settings(before, begun.settings, Settings.defaults_of_step(begun.step), folder.root)
+        if before.inputs != begun.inputs:
+            rmtree(folder.root / begun.step, ignore_errors=True)
     folder.begin(begun)
 
 

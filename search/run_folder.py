@@ -107,10 +107,15 @@ def _read_record(path: Path) -> StepRecord | None:
         raise RunError(f"{path}: not a step's record: {error}") from error
 
 
-def check_settings(record: StepRecord, settings: Mapping[str, Setting], root: Path) -> None:
-    """Raise RunError naming every field in which a finished step's settings differ from the command's."""
+def check_settings(
+    record: StepRecord, settings: Mapping[str, Setting], defaults: Mapping[str, Setting], root: Path
+) -> None:
+    """Raise RunError naming every field in which a finished step's settings differ from the command's.
+
+    defaults: what a setting is that the record does not have, because there was none of that name yet.
+    """
     now = json.loads(json.dumps(dict(settings)))
-    then = json.loads(json.dumps(record.settings))
+    then = json.loads(json.dumps({**defaults, **record.settings}))
     wrong = [
         f"{field}: was {then.get(field)!r}, is now {now.get(field)!r}"
         for field in sorted({*then, *now})

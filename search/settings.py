@@ -109,6 +109,12 @@ class Settings(Value):
         values = json.loads(self.model_dump_json())
         return {field: _flat(values[field]) for field in _FIELDS[step]}
 
+    @classmethod
+    def defaults_of_step(cls, step: str) -> dict[str, Setting]:
+        """Return what the settings of a step are where nothing is said; a new one does what was done before."""
+        values = json.loads(cls(data="").model_dump_json())
+        return {field: _flat(values[field]) for field in _FIELDS[step] if field != "data"}
+
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("data", "calibration_share"),

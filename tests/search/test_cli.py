@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.run_folder import Journal, RunFolder, StepRecord, check_settings, write_text
+from search.settings import Settings
 from tests.fakes import tiny_repository
 from tests.search.tiny import tiny_dataset
 
@@ -109,9 +110,18 @@ def test_a_record_tells_which_setting_changed(tmp_path: Path) -> None:
     folder.finish(record)
     stored = folder.record("export")
     assert stored == record
-    check_settings(record, {"keep": 24, "seed": 0}, tmp_path)
+    check_settings(record, {"keep": 24, "seed": 0}, {}, tmp_path)
     with pytest.raises(ValueError, match="keep: was 24, is now 12"):
-        check_settings(record, {"keep": 12, "seed": 0}, tmp_path)
+        check_settings(record, {"keep": 12, "seed": 0}, {"keep": 12}, tmp_path)
+
+
+def test_a_setting_that_is_new_is_what_was_done_before(tmp_path: Path) -> None:
+    """A record from before there was such a setting stands while it has its default."""
+    record = StepRecord(step="train", settings={"seed": 0}, inputs={}, outputs={}, seconds=1.0)
+    check_settings(record, {"seed": 0, "paste": 0.0}, {"seed": 0, "paste": 0.0}, tmp_path)
+    with pytest.raises(ValueError, match=r"paste: was 0\.0, is now 0\.5"):
+        check_settings(record, {"seed": 0, "paste": 0.5}, {"seed": 0, "paste": 0.0}, tmp_path)
+    assert Settings.defaults_of_step("train")["paste"] == 0.0
 
 
 def test_broken_images_stop_a_run_before_it_trains(tmp_path: Path) -> None:
