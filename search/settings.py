@@ -111,7 +111,7 @@ class Settings(Value):
 
     @classmethod
     def defaults_of_step(cls, step: str) -> dict[str, Setting]:
-        """Return what the settings of a step are where nothing is said; a new one does what was done before."""
+        """Return a step's settings where nothing is said; a new one begins as what was done before."""
         values = json.loads(cls(data="").model_dump_json())
         return {field: _flat(values[field]) for field in _FIELDS[step] if field != "data"}
 
