@@ -193,6 +193,48 @@ def predictor(
         raise typer.Exit(1)
 
 
+@bench.command()
+def precision(
+    run: Annotated[Path, typer.Option("--run", help="a run whose subnets are exported")],
+    samples: Annotated[int, typer.Option(min=8, help="latencies per model")] = 96,
+) -> None:
+    """Compare int8 with f32 for every kept subnet, on OpenVINO and ONNX Runtime.
+
+    Exit status 1 when int8 loses more than half a point of mAP on average, or is less than twice as fast on
+    the larger half.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.bench_search import LEAST_FASTER, MOST_LOST
+    from search.bench_search import precision as measure
+    from search.console import ConsoleProgress
+    from search.pipeline import Context, open_run
+
+    console = Console()
+    folder, settings = open_run(run, {})
+    with ConsoleProgress(console) as progress:
+        context = Context(folder, settings, None, progress, progress.say)
+        results = [measure(context, runtime, samples=samples) for runtime in ("openvino", "onnxruntime")]
+    table = Table("runtime", "subnets", "mAP lost, mean", "at most", "times faster, larger half", "at least")
+    for result in results:
+        worst = max(row.f32_map - row.int8_map for row in result.rows)
+        slowest = min(row.faster for row in result.rows[len(result.rows) // 2 :])
+        table.add_row(
+            result.runtime, f"{len(result.rows)}", f"{result.lost:.4f}", f"{worst:.4f}",
+            f"{result.faster:.2f}", f"{slowest:.2f}",
+        )  # fmt: skip
+    console.print(table)
+    holds = all(result.holds for result in results)
+    console.print(
+        f"Allowed: {MOST_LOST} lost; needed: {LEAST_FASTER} times as fast."
+        f" {'Holds.' if holds else 'DOES NOT HOLD.'}",
+        highlight=False,
+    )
+    if not holds:
+        raise typer.Exit(1)
+
+
 def _print_rules(result: RoutingResult, console: Console) -> None:
     from rich.table import Table
 

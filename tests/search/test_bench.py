@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.bench import CascadeResult, cascade
+from search.bench_search import PrecisionResult, PrecisionRow
 from search.data.coco import read_dataset
 from search.run_folder import RunError, Silent
 from tests.fakes import tiny_repository
@@ -49,3 +50,14 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
     others = squares_data(tmp_path / "data", {"test": 4}, classes=("cat", "dog"))
     with pytest.raises(RunError, match="its classes are cat, dog"):
         cascade(tiny_repository(tmp_path / "repo"), read_dataset(others, needed=("test",)), Silent())
+
+
+def test_what_int8_loses_is_of_all_and_what_it_saves_of_the_larger_half() -> None:
+    """The claim needs both, on each runtime."""
+    small, large = PrecisionRow("s", 0.5, 0.5, 1.0, 1.0), PrecisionRow("l", 0.6, 0.592, 8.0, 4.0)
+    result = PrecisionResult("openvino", (small, large))
+    assert result.lost == pytest.approx(0.004)
+    assert result.faster == pytest.approx(2.0)
+    assert result.holds
+    assert not replace(result, rows=(small, replace(large, int8_map=0.589))).holds
+    assert not replace(result, rows=(small, replace(large, int8_ms=4.1))).holds
