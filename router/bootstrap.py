@@ -249,7 +249,11 @@ def _serving(
     costs = Costs(frontier.decode, fleet.profiles, slow_down, answer_ms=config.answer_ms)
     policies = Policies(
         planner=Planner(
-            fleet.plans, mean_ms, costs, fleet.mean_ms(frontier.decode, pool.size), alone=fleet.alone
+            fleet.plans,
+            mean_ms,
+            costs,
+            fleet.mean_ms(frontier.decode, pool.size),
+            alone=tuple(fleet.alone.values()),
         ),
         controller=Controller(
             [Rung(rung.name, cost_ms[rung.plan.name]) for rung in rungs],

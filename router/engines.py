@@ -66,21 +66,17 @@ class Fleet:
     measured_here: bool
 
     @property
-    def straight(self) -> Mapping[str, Plan]:
-        """Return, by variant, the plan that is just that."""
-        single = {plan.stages[0].variant: plan for plan in self.plans if len(plan.stages) == 1}
-        return {name: single.get(name) or self._alone(name) for name in self.variants}
+    def alone(self) -> Mapping[str, Plan]:
+        """Return, by variant, a plan of it by itself, for whoever asks for that model by name.
 
-    @property
-    def alone(self) -> tuple[Plan, ...]:
-        """Return the plans of single variants that the frontier does not publish."""
-        return tuple(plan for plan in self.straight.values() if plan not in self.plans)
+        It is no plan of the frontier, even where that has the same stage, so that none takes its place.
+        """
+        return {name: self._alone(name) for name in self.variants}
 
     def _alone(self, variant: str) -> Plan:
-        """Return the plan of a variant that is none by itself, for whoever asks for that model by name."""
         profile = min(self.profiles[variant], key=lambda profile: profile.concurrency)
         return Plan(
-            name=variant,
+            name=f"{variant}-alone",
             stages=(Stage(variant=variant),),
             fusion=self.plans[0].fusion,
             runtime=self.source,
@@ -105,7 +101,7 @@ class Fleet:
                 share * at_concurrency(self.profiles[stage.variant], busy).mean_ms
                 for share, stage in zip(reach(plan), plan.stages, strict=True)
             )
-            for plan in (*self.plans, *self.alone)
+            for plan in (*self.plans, *self.alone.values())
         }
 
 

@@ -82,7 +82,6 @@ class Job:
     choices: the operating point of the request and what may take its place while others wait, costliest
     first. rank: of its priority, 0 first. min_score: detections below it are left out of the answer.
     shadowed: should the answer be an early one, its plan's last stage is to look at the frame as well.
-    exact: no other plan may take the place of the one asked for.
     finish: is given the answer before the worker lets go of the job, to write it as its sender wants it.
     """
 
@@ -94,7 +93,6 @@ class Job:
     queued_ns: int
     min_score: float = 0.0
     shadowed: bool = False
-    exact: bool = False
     traceparent: str | None = None
     finish: Callable[[Answer], None] | None = None
 
@@ -215,8 +213,6 @@ class Executor:
         start = self._planner.start(point.plan.name, deadline.left_ms(decoded_ns), self._busy())
         if isinstance(start, Refusal):
             return start, None
-        if start.cut is not None and job.exact:
-            return self._planner.instead(start.cut), None
         staged = self._stages(start.plan, image, deadline, job.min_score, cancelled)
         if not isinstance(staged, _Staged):
             return staged, None
@@ -290,7 +286,7 @@ class Executor:
                     engine_error = None if late else error
                     break
                 if late:
-                    return self._planner.refuse(left_ms)
+                    return self._planner.refuse(plan, left_ms)
                 raise
             done.update(run.segments)
             aligned = self._alignments[stage.variant].apply(run.detections)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -32,6 +32,8 @@ _MAX_PARTS = 8
 _MESSAGE_OVERHEAD = 64 * 1024
 _MAX_PART_HEADER = 4096
 _PIECE = 16 * 1024
+_LARGE = 128 * 1024
+T = TypeVar("T")
 
 
 class SenderLeft(Exception):
@@ -218,6 +220,11 @@ class Bodies:
 
     def _shed(self) -> Shed:
         return Shed(f"bodies in flight hold more than {self._limits.max_buffered_bytes} bytes", 1.0)
+
+
+async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
+    """Parse a body, a long one in a thread of its own, for the event loop has others to serve."""
+    return await asyncio.to_thread(parse, body) if len(body) > _LARGE else parse(body)
 
 
 def _sink_for(content_type: bytes) -> tuple[_Sink, int]:

@@ -18,7 +18,7 @@ from router.admission import Shed
 from router.budget import Budgets, Clock, Deadline
 from router.errors import MalformedRequest
 from router.headers import Headers
-from router.http_body import Bodies, Receive, SenderLeft
+from router.http_body import Bodies, Receive, SenderLeft, parsed
 from router.http_reply import (
     Letter,
     Reply,
@@ -40,8 +40,6 @@ from router.wishes import Wishes
 
 JSON_TYPE = b"application/json"
 MOST_FRAMES = 64
-# Longer bodies are read in a thread of their own, for the event loop has others to serve.
-_LARGE = 128 * 1024
 
 
 class FramesEndpoint:
@@ -110,8 +108,7 @@ class FramesEndpoint:
         body = await self._bodies.message(length[0] if length else None, receive)
         if isinstance(body, Shed):
             return body
-        large = len(body) > _LARGE
-        frames, single = await asyncio.to_thread(_frames, body) if large else _frames(body)
+        frames, single = await parsed(_frames, body)
         if shape.render and not single:
             raise MalformedRequest("?render=1: one image at a time")
         return frames, single, shape, deadline, wishes

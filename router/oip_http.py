@@ -10,6 +10,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from router.budget import Budgets, Clock
 from router.errors import MalformedRequest, RouterError, UnsupportedType
 from router.execution import Answer
 from router.headers import Headers, only
-from router.http_body import Bodies, Receive
+from router.http_body import Bodies, Receive, parsed
 from router.http_reply import (
     Asgi,
     Lines,
@@ -60,8 +61,6 @@ from router.problems import Problem, problem_of
 from router.service import Outcome, Service
 
 PREFIX = "/v2"
-# Longer bodies are read in a thread of their own, for the event loop has others to serve.
-_LARGE = 128 * 1024
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Json = Mapping[str, Any]  # Any: a JSON object from outside
 
@@ -228,10 +227,7 @@ class InferEndpoint:
             if isinstance(body, Shed):
                 outcome = body
             else:
-                large = len(body) > _LARGE
-                asked.append(
-                    await asyncio.to_thread(_Asked, headers, body) if large else _Asked(headers, body)
-                )
+                asked.append(await parsed(partial(_Asked, headers), body))
                 outcome = await self._answer(
                     model, asked[0], receive, arrived_ns, arrival.traceparent, written.append
                 )

@@ -53,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Nothing fits: the fastest plan needs `idle_ms` on an idle gateway, and `needed_ms` now."""
+    """Nothing fits: the fastest plan that may answer needs `idle_ms` on an idle gateway, `needed_ms` now."""
 
     idle_ms: float
     needed_ms: float
@@ -143,7 +143,9 @@ class Planner:
             name: tuple(dict.fromkeys(plan.stages[0].variant for plan in candidates))
             for name, candidates in self._candidates.items()
         }
-        self._idle_ms = min(costs.idle_ms(plan.stages[0].variant) for plan in plans)
+        self._idle_ms = {
+            name: min(costs.idle_ms(variant) for variant in firsts) for name, firsts in self._firsts.items()
+        }
 
     def admit(self, asked: str, left_ms: float, wait_ms: float, busy: int) -> Refusal | None:
         """Say whether any plan can still answer a frame that first waits `wait_ms` and is then decoded.
@@ -157,7 +159,7 @@ class Planner:
         needed_ms = fixed_ms + min(self._costs.stage_ms(variant, busy) for variant in firsts)
         if needed_ms <= left_ms:
             return None
-        return Refusal(self._idle_ms, needed_ms, left_ms)
+        return Refusal(self._idle_ms[asked], needed_ms, left_ms)
 
     def start(self, asked: str, left_ms: float, busy: int) -> Start | Refusal:
         """Choose the plan for a decoded frame; raises KeyError on a plan that is not run here."""
@@ -174,7 +176,7 @@ class Planner:
                 first = candidates[0].stages[0].variant
                 return Start(plan, Cut(first, candidates[0].name, "deadline", wanted_ms, left_ms))
             fastest_ms = min(fastest_ms, needed_ms)
-        return Refusal(self._idle_ms, fastest_ms, left_ms)
+        return Refusal(self._idle_ms[asked], fastest_ms, left_ms)
 
     def busy_ms(self, plan: str) -> float:
         """Return what a frame costs on average with a plan now, every worker at work; raises KeyError."""
@@ -191,13 +193,9 @@ class Planner:
         needed_ms = self._costs.stage_ms(variant, busy) + self._costs.answer_ms
         return Cut(variant, plan.name, reason, needed_ms, left_ms)
 
-    def instead(self, cut: Cut) -> Refusal:
-        """Describe a request of which only another plan than the one asked for would be in time."""
-        return Refusal(0.0, cut.needed_ms, cut.left_ms)
-
-    def refuse(self, left_ms: float) -> Refusal:
+    def refuse(self, plan: Plan, left_ms: float) -> Refusal:
         """Describe a request whose first stage was not answered within the `left_ms` that it had."""
-        return Refusal(0.0, self._idle_ms, left_ms)
+        return Refusal(0.0, self._idle_ms[plan.name], left_ms)
 
     def _first_ms(self, plan: Plan, busy: int) -> float:
         return self._costs.stage_ms(plan.stages[0].variant, busy)

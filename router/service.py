@@ -247,8 +247,8 @@ class Service:
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
         policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
         point = serving.wished(wishes, self.point_in_force)
-        exact = wishes.model is not None
-        held = exact or wishes.operating_point is not None or self.held is not None
+        asked = wishes.model is not None or wishes.operating_point is not None
+        held = asked or self.held is not None
         choices = (point,) if held else (point, *serving.cheaper(point, wishes.min_map))
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (_RANK[wishes.priority], order_ns)
@@ -264,7 +264,7 @@ class Service:
         shadowed = self._random.random() < self._shadow_share
         job = Job(
             frame, deadline, choices, order[0], arrived_ns, now_ns, min_score,
-            shadowed=shadowed, exact=exact, traceparent=traceparent, finish=finish,
+            shadowed=shadowed, traceparent=traceparent, finish=finish,
         )  # fmt: skip
         least_ms = policies.planner.busy_ms(choices[-1].plan.name)
         begun = Begun(serving, permit, self._conclude, then)

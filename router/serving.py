@@ -48,16 +48,14 @@ class Serving:
     _points: Mapping[str, ServedPoint] = field(init=False)
     _rungs: Mapping[str, ServedPoint] = field(init=False)
     _below: Mapping[str, tuple[ServedPoint, ...]] = field(init=False)
-    _straight: Mapping[str, ServedPoint] = field(init=False)
+    _models: Mapping[str, ServedPoint] = field(init=False)
     _baselines: Mapping[str, tuple[tuple[int, float, float], ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._points = {point.name: point for point in self.fleet.points}
         self._rungs = {rung.name: rung for rung in self.rungs}
         self._below = {rung.name: self.rungs[:number][::-1] for number, rung in enumerate(self.rungs)}
-        self._straight = {
-            name: ServedPoint(name, plan, plan.name) for name, plan in self.fleet.straight.items()
-        }
+        self._models = {name: ServedPoint(name, plan, plan.name) for name, plan in self.fleet.alone.items()}
         self._baselines = {
             name: tuple(
                 (profile.concurrency, profile.mean_ms, profile.quantile_ms(0.5))
@@ -78,7 +76,7 @@ class Serving:
 
     def model(self, variant: str) -> ServedPoint:
         """Return a variant by itself as a point of its name; raises KeyError when it is not served."""
-        return self._straight[variant]
+        return self._models[variant]
 
     def point(self, name: str) -> ServedPoint:
         """Return an operating point as it is served; raises UnknownOperatingPoint."""

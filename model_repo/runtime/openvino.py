@@ -145,7 +145,8 @@ class OpenVinoEngine:
         def run(index: int, feed: Feed) -> Tensors:
             request = requests[index]
             # The arrays outlive the call, so the runtime may read them where they are.
-            held = {key: np.ascontiguousarray(value) for key, value in feed.items()}
+            # It takes none that may not be written to, such as a view of a request's bytes.
+            held = {key: np.require(value, requirements=("C", "W")) for key, value in feed.items()}
             for key, value in held.items():
                 request.set_tensor(key, ov.Tensor(value, shared_memory=True))
             if deadline_s is None or (timeout_s is not None and timeout_s > _WATCHED_S):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypedDict
 
 from router.budget import BUDGET_HEADER
 from router.client.errors import GatewayError, GatewayFailed, GatewayOverloaded
+from router.documents import AnswerDocument
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
 _FIRST_WAIT_S = 0.05
@@ -89,3 +91,29 @@ class Patience:
             return None
         self._left -= 1
         return wait_s
+
+
+def waiting(ask: Callable[[float | None], AnswerDocument], patience: Patience) -> AnswerDocument:
+    """Ask until there is an answer or patience ends; `ask` is told the budget left. Raises GatewayError."""
+    while True:
+        try:
+            return ask(patience.budget_ms)
+        except GatewayError as error:
+            wait_s = patience.wait_s(error)
+            if wait_s is None:
+                raise
+        time.sleep(wait_s)
+
+
+async def waiting_async(
+    ask: Callable[[float | None], Awaitable[AnswerDocument]], patience: Patience
+) -> AnswerDocument:
+    """Do what `waiting` does on an event loop."""
+    while True:
+        try:
+            return await ask(patience.budget_ms)
+        except GatewayError as error:
+            wait_s = patience.wait_s(error)
+            if wait_s is None:
+                raise
+        await asyncio.sleep(wait_s)

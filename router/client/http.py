@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
 import httpx
 from pydantic import ValidationError
 
-from router.client.asking import Asked, Patience, headers_of
-from router.client.errors import URN, GatewayError, error_for, unreachable
+from router.client.asking import Asked, Patience, headers_of, waiting, waiting_async
+from router.client.errors import URN, error_for, unreachable
 from router.documents import AnswerDocument, PointsDocument, ProblemDocument
 
 
@@ -34,17 +32,15 @@ class GatewayClient:
 
     def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        patience = Patience(self._retries, asked.get("budget_ms"))
-        while True:
-            headers = headers_of(asked, patience.budget_ms)
+
+        def ask(left_ms: float | None) -> AnswerDocument:
+            headers = headers_of(asked, left_ms)
             try:
                 return _answer(self._http.post("/v1/detect", content=frame, headers=headers))
-            except (httpx.HTTPError, GatewayError) as raised:
-                error = _error(raised)
-            wait_s = patience.wait_s(error)
-            if wait_s is None:
-                raise error
-            time.sleep(wait_s)
+            except httpx.HTTPError as error:
+                raise unreachable(error) from error
+
+        return waiting(ask, Patience(self._retries, asked.get("budget_ms")))
 
     def operating_points(self) -> PointsDocument:
         """Return what the gateway serves; raises GatewayError."""
@@ -88,17 +84,15 @@ class AsyncGatewayClient:
 
     async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        patience = Patience(self._retries, asked.get("budget_ms"))
-        while True:
-            headers = headers_of(asked, patience.budget_ms)
+
+        async def ask(left_ms: float | None) -> AnswerDocument:
+            headers = headers_of(asked, left_ms)
             try:
                 return _answer(await self._http.post("/v1/detect", content=frame, headers=headers))
-            except (httpx.HTTPError, GatewayError) as raised:
-                error = _error(raised)
-            wait_s = patience.wait_s(error)
-            if wait_s is None:
-                raise error
-            await asyncio.sleep(wait_s)
+            except httpx.HTTPError as error:
+                raise unreachable(error) from error
+
+        return await waiting_async(ask, Patience(self._retries, asked.get("budget_ms")))
 
     async def operating_points(self) -> PointsDocument:
         """Return what the gateway serves; raises GatewayError."""
@@ -118,14 +112,6 @@ class AsyncGatewayClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _error(raised: httpx.HTTPError | GatewayError) -> GatewayError:
-    if isinstance(raised, GatewayError):
-        return raised
-    error = unreachable(raised)
-    error.__cause__ = raised
-    return error
 
 
 def _answer(response: httpx.Response) -> AnswerDocument:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self, Unpack
@@ -12,7 +10,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 
-from router.client.asking import Asked, Patience, wishes_of
+from router.client.asking import Asked, Patience, waiting, waiting_async, wishes_of
 from router.client.errors import URN, GatewayError, GatewayFailed, RequestRejected, error_for
 from router.documents import (
     AnswerDocument,
@@ -49,19 +47,16 @@ class GrpcGatewayClient:
 
     def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        patience = Patience(self._retries, asked.get("budget_ms"))
         request, metadata = _request(frame, asked), _metadata(asked)
-        while True:
+
+        def ask(left_ms: float | None) -> AnswerDocument:
+            timeout_s = None if left_ms is None else left_ms / 1e3
             try:
-                timeout_s = _timeout_s(patience)
                 return _document(self._stub.Detect(request, timeout=timeout_s, metadata=metadata))
-            except grpc.RpcError as raised:
-                error = _grpc_error(raised)
-                error.__cause__ = raised
-            wait_s = patience.wait_s(error)
-            if wait_s is None:
-                raise error
-            time.sleep(wait_s)
+            except grpc.RpcError as error:
+                raise _grpc_error(error) from error
+
+        return waiting(ask, Patience(self._retries, asked.get("budget_ms")))
 
     def close(self) -> None:
         """Close the channel."""
@@ -90,19 +85,16 @@ class AsyncGrpcGatewayClient:
 
     async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        patience = Patience(self._retries, asked.get("budget_ms"))
         request, metadata = _request(frame, asked), _metadata(asked)
-        while True:
+
+        async def ask(left_ms: float | None) -> AnswerDocument:
+            timeout_s = None if left_ms is None else left_ms / 1e3
             try:
-                timeout_s = _timeout_s(patience)
                 return _document(await self._stub.Detect(request, timeout=timeout_s, metadata=metadata))
-            except grpc.aio.AioRpcError as raised:
-                error = _grpc_error(raised)
-                error.__cause__ = raised
-            wait_s = patience.wait_s(error)
-            if wait_s is None:
-                raise error
-            await asyncio.sleep(wait_s)
+            except grpc.aio.AioRpcError as error:
+                raise _grpc_error(error) from error
+
+        return await waiting_async(ask, Patience(self._retries, asked.get("budget_ms")))
 
     async def close(self) -> None:
         """Close the channel."""
@@ -127,11 +119,6 @@ def _request(frame: bytes, asked: Asked) -> wire.DetectRequest:
 
 def _metadata(asked: Asked) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in wishes_of(asked).items())
-
-
-def _timeout_s(patience: Patience) -> float | None:
-    left_ms = patience.budget_ms
-    return None if left_ms is None else left_ms / 1e3
 
 
 # What HTTP would have said, so that a problem reads the same over both.

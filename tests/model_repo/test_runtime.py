@@ -125,6 +125,15 @@ def test_does_not_write_to_the_frame(engine: Engine, repository: Repository) -> 
     np.testing.assert_array_equal(rows, engine.infer(variant, FRAME[None]).rows)
 
 
+def test_a_frame_may_be_a_view_of_bytes(engine: Engine, repository: Repository) -> None:
+    """One that needs no resizing reaches the runtime as it is, and cannot be written to."""
+    for variant in repository.frontier.variants:
+        width, height = variant.resolution_wh
+        frame = np.frombuffer(bytes(height * width * 3), np.uint8).reshape(height, width, 3)
+        expected = answer_frame(engine, variant, frame.copy()).detections
+        np.testing.assert_array_equal(answer_frame(engine, variant, frame).detections.score, expected.score)
+
+
 @pytest.mark.parametrize("make", [OpenVinoEngine, OnnxRuntimeEngine])
 def test_threads_may_call_at_once(
     make: type[OpenVinoEngine] | type[OnnxRuntimeEngine], repository: Repository
