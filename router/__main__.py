@@ -118,6 +118,9 @@ def command(
     max_pixels: Annotated[int, _option("max_pixels", "Largest decoded image", "Limits")] = _DEFAULT[
         "max_pixels"
     ],
+    max_streams: Annotated[
+        int, _option("max_streams", "Streams that may be open at once", "Limits")
+    ] = _DEFAULT["max_streams"],
     max_buffered_bytes: Annotated[
         int, _option("max_buffered_bytes", "All request bodies in flight together", "Limits")
     ] = _DEFAULT["max_buffered_bytes"],

@@ -60,6 +60,8 @@ from router.planner import Costs, Planner
 from router.reload import Reloader, Steps
 from router.service import Service
 from router.serving import Policies, Serving
+from router.stream import Streams
+from router.stream_socket import StreamSocket
 from router.tracing import NoTracing, OpenTelemetry, Tracing
 from router.workers import WorkerPool
 
@@ -74,6 +76,7 @@ class Gateway:
     service: Service
     app: Asgi
     endpoint: DetectEndpoint
+    streams: Streams
     servicer: DetectionServicer
     inference: InferenceServicer
     pool: WorkerPool
@@ -153,7 +156,9 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     budgets = Budgets(config.default_budget_ms, config.max_budget_ms)
     endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock)
     frames = FramesEndpoint(service, bodies, budgets, metrics, clock)
-    servicer = DetectionServicer(service, budgets, metrics, clock)
+    limits = FrameLimits(config.max_bytes, config.max_pixels)
+    streams = Streams(service, pool, budgets, metrics, clock, limits, most=config.max_streams)
+    servicer = DetectionServicer(service, streams, budgets, metrics, clock)
     models = Models(service, release(), config.max_pixels)
     oip = InferenceServicer(service, models, budgets, metrics, clock)
     oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock)
@@ -167,8 +172,9 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     )
     return Gateway(
         service,
-        make_app(endpoint, frames, oip_app, views, config.max_bytes),
+        make_app(endpoint, frames, StreamSocket(streams), oip_app, views, config.max_bytes),
         endpoint,
+        streams,
         servicer,
         oip,
         pool,
@@ -356,7 +362,9 @@ async def serve(
     config: Config, gateway: Gateway, http_socket: socket.socket, started: Callable[[Addresses], None]
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens."""
-    server = make_server(gateway.app, gateway.endpoint, drain_s=config.drain_s)
+    server = make_server(
+        gateway.app, gateway.endpoint, drain_s=config.drain_s, max_message_bytes=config.max_bytes
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -383,6 +391,7 @@ async def serve(
         if grpc_server is not None:
             await grpc_server.show_ready(False)
         await asyncio.sleep(config.drain_delay_s)
+        gateway.streams.drain()
     _LOG.info("stopped")
 
 

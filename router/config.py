@@ -72,6 +72,7 @@ class Config(BaseModel):
     max_budget_ms: Annotated[float, Field(gt=0.0, le=MAX_BUDGET_MS)] = MAX_BUDGET_MS
     max_bytes: PositiveInt = 16 * 1024 * 1024
     max_pixels: PositiveInt = 40_000_000
+    max_streams: PositiveInt = 64
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     body_timeout_s: PositiveFloat = 10.0
     engine_timeout_s: PositiveFloat = 10.0

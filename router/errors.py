@@ -16,7 +16,7 @@ RouterError
     EngineFailed          the engine did not run the model
 
 Shedding under load is no error but a value, `router.admission.Shed`. Each edge maps the tree to its own
-protocol exactly once: `router.problems` to RFC 9457, `router.grpc_api` to gRPC statuses.
+protocol exactly once: `router.problems` to RFC 9457, `router.grpc_reply` to gRPC statuses.
 """
 
 from __future__ import annotations

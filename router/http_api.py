@@ -23,6 +23,7 @@ from router.http_frames import JSON_TYPE, MOST_FRAMES, FramesEndpoint
 from router.http_reply import ID_HEADER, Asgi, Scope, Send, request_id_of
 from router.oip_http import PREFIX as OIP_PATH
 from router.problems import Problem, internal_problem, problem_of, status_problem
+from router.stream_socket import STREAM_PATH, StreamSocket
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
 
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
@@ -51,11 +52,17 @@ def release() -> str:
 
 
 def make_app(
-    detect: DetectEndpoint, frames: FramesEndpoint, inference: Asgi, views: Views, max_bytes: int
+    detect: DetectEndpoint,
+    frames: FramesEndpoint,
+    stream: StreamSocket,
+    inference: Asgi,
+    views: Views,
+    max_bytes: int,
 ) -> Asgi:
     """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need.
 
-    frames: answers those that come in JSON. inference: answers all paths of the Open Inference Protocol.
+    frames: answers those that come in JSON, stream: those of a WebSocket, inference: all paths of the Open
+    Inference Protocol.
     """
     others = _others(detect, views, max_bytes)
 
@@ -63,6 +70,8 @@ def make_app(
         path = scope["path"]
         if scope["type"] == "http" and path == DETECT_PATH and scope["method"] == "POST":
             await (frames if _says_json(scope) else detect)(scope, receive, send)
+        elif scope["type"] == "websocket" and path == STREAM_PATH:
+            await stream(scope, receive, send)
         elif path == OIP_PATH or path.startswith(f"{OIP_PATH}/"):
             await inference(scope, receive, send)
         else:

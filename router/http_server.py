@@ -154,15 +154,25 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-def make_server(app: Asgi, endpoint: DetectEndpoint | None = None, *, drain_s: float) -> GatewayServer:
+def make_server(
+    app: Asgi,
+    endpoint: DetectEndpoint | None = None,
+    *,
+    drain_s: float,
+    max_message_bytes: int | None = None,
+) -> GatewayServer:
     """Return the server of an application; the caller binds the socket and passes it to `serve`.
 
     endpoint: answers frames without a task each; without one they are the application's, like all else.
+    max_message_bytes: of a WebSocket, which a longer one closes with 1009; None to serve no WebSockets.
     """
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", partial(DetectProtocol, endpoint=endpoint)),
-        ws="none",
+        ws="none" if max_message_bytes is None else "websockets-sansio",
+        ws_max_size=max_message_bytes or 0,
+        # Frames are compressed already, and answers are not worth the event loop's time.
+        ws_per_message_deflate=False,
         lifespan="off",
         access_log=False,
         log_config=None,

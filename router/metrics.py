@@ -23,8 +23,8 @@ from router.execution import Answer
 from router.headers import Headers
 from router.tracing import NoTracing, RequestTrace, Tracing
 
-Protocol = Literal["http", "grpc"]
-OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed"]
+Protocol = Literal["http", "grpc", "websocket", "grpc-stream", "udp"]
+OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed", "superseded"]
 ReloadResult = Literal["taken", "refused", "rolled back"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_S = tuple(
@@ -103,6 +103,11 @@ class Metrics:
         )
         self._decode_s = self._histogram("decode_seconds", "Decoding a frame")
         self._queue_s = self._histogram("queue_seconds", "Waiting for a worker")
+        self._age_s = self._histogram(
+            "stream_age_seconds", "From a frame's arrival to its answer", "protocol"
+        )
+        self._reused = self._counter("reused", "Frames answered with an earlier one's answer", "protocol")
+        self._streams = self._gauge("streams", "Open streams", "protocol")
         self._slack_s = self._histogram("slack_seconds", "Budget left when the answer was ready")
         self._shadow = Histogram(
             "paretogate_shadow_disagreement",
@@ -180,6 +185,16 @@ class Metrics:
     def shadowed(self, plan: str, disagreement: float) -> None:
         """Record how far an early answer was from its plan's last stage."""
         self._shadow.labels(plan).observe(disagreement)
+
+    def streaming(self, protocol: Protocol, more: int) -> None:
+        """Count a stream that begins, 1, or ends, -1."""
+        self._streams.labels(protocol).inc(more)
+
+    def streamed(self, protocol: Protocol, age_ms: float, *, reused: bool) -> None:
+        """Record an answered frame of a stream; its age runs from its arrival, waiting included."""
+        self._age_s.labels(protocol).observe(age_ms / 1e3)
+        if reused:
+            self._reused[protocol].inc()
 
     def stage(self, variant: str, latency_ms: float) -> None:
         """Record a stage that ran."""

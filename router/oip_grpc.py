@@ -14,7 +14,7 @@ from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.errors import MalformedRequest, RouterError
 from router.execution import Answer
-from router.grpc_api import abort, grouped, outcome_of
+from router.grpc_reply import abort, grouped, outcome_of
 from router.http_reply import request_id_of
 from router.metrics import Metrics
 from router.oip import (

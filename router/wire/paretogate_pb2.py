@@ -24,27 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crouter/wire/paretogate.proto\x12\rparetogate.v1\"K\n\rDetectRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x17\n\x0foperating_point\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"p\n\x0e\x44\x65tectedObject\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\x12\r\n\x05label\x18\x05 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x06 \x01(\x05\x12\r\n\x05score\x18\x07 \x01(\x02\",\n\x05Stage\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\x12\n\nlatency_ms\x18\x02 \x01(\x01\"g\n\x03\x43ut\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tneeded_ms\x18\x04 \x01(\x01\x12\x14\n\x07left_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_left_ms\"m\n\x0b\x43\x65rtificate\x12\x0c\n\x04loss\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x0f\n\x07\x65psilon\x18\x03 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01\x12\r\n\x05\x62ound\x18\x05 \x01(\x01\x12\x11\n\tempirical\x18\x06 \x01(\x01\"?\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\"\xc8\x02\n\x0e\x44\x65tectResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\ndetections\x18\x02 \x03(\x0b\x32\x1d.paretogate.v1.DetectedObject\x12\x13\n\x0bimage_width\x18\x03 \x01(\x05\x12\x14\n\x0cimage_height\x18\x04 \x01(\x05\x12\x17\n\x0foperating_point\x18\x05 \x01(\t\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12$\n\x06stages\x18\x07 \x03(\x0b\x32\x14.paretogate.v1.Stage\x12\x1f\n\x03\x63ut\x18\x08 \x01(\x0b\x32\x12.paretogate.v1.Cut\x12/\n\x0b\x63\x65rtificate\x18\t \x01(\x0b\x32\x1a.paretogate.v1.Certificate\x12%\n\x06timing\x18\n \x01(\x0b\x32\x15.paretogate.v1.Timing2R\n\tDetection\x12\x45\n\x06\x44\x65tect\x12\x1c.paretogate.v1.DetectRequest\x1a\x1d.paretogate.v1.DetectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crouter/wire/paretogate.proto\x12\rparetogate.v1\"P\n\x0bStreamFrame\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\tbudget_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_budget_ms\"\xdb\x01\n\x0cStreamResult\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x1d.paretogate.v1.DetectResponseH\x00\x12)\n\x07problem\x18\x04 \x01(\x0b\x32\x16.paretogate.v1.ProblemH\x00\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x06 \x01(\x01\x12%\n\x06reused\x18\x07 \x01(\x0b\x32\x15.paretogate.v1.ReusedB\t\n\x07outcome\"t\n\x07Problem\x12\x0c\n\x04slug\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x1a\n\rretry_after_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_retry_after_s\",\n\x06Reused\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\ndifference\x18\x02 \x01(\x01\"K\n\rDetectRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x17\n\x0foperating_point\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"p\n\x0e\x44\x65tectedObject\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\x12\r\n\x05label\x18\x05 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x06 \x01(\x05\x12\r\n\x05score\x18\x07 \x01(\x02\",\n\x05Stage\x12\x0f\n\x07variant\x18\x01 \x01(\t\x12\x12\n\nlatency_ms\x18\x02 \x01(\x01\"g\n\x03\x43ut\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tneeded_ms\x18\x04 \x01(\x01\x12\x14\n\x07left_ms\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_left_ms\"m\n\x0b\x43\x65rtificate\x12\x0c\n\x04loss\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x0f\n\x07\x65psilon\x18\x03 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01\x12\r\n\x05\x62ound\x18\x05 \x01(\x01\x12\x11\n\tempirical\x18\x06 \x01(\x01\"?\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\"\xc8\x02\n\x0e\x44\x65tectResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\ndetections\x18\x02 \x03(\x0b\x32\x1d.paretogate.v1.DetectedObject\x12\x13\n\x0bimage_width\x18\x03 \x01(\x05\x12\x14\n\x0cimage_height\x18\x04 \x01(\x05\x12\x17\n\x0foperating_point\x18\x05 \x01(\t\x12\x0c\n\x04plan\x18\x06 \x01(\t\x12$\n\x06stages\x18\x07 \x03(\x0b\x32\x14.paretogate.v1.Stage\x12\x1f\n\x03\x63ut\x18\x08 \x01(\x0b\x32\x12.paretogate.v1.Cut\x12/\n\x0b\x63\x65rtificate\x18\t \x01(\x0b\x32\x1a.paretogate.v1.Certificate\x12%\n\x06timing\x18\n \x01(\x0b\x32\x15.paretogate.v1.Timing2\x9f\x01\n\tDetection\x12\x45\n\x06\x44\x65tect\x12\x1c.paretogate.v1.DetectRequest\x1a\x1d.paretogate.v1.DetectResponse\x12K\n\x0c\x44\x65tectStream\x12\x1a.paretogate.v1.StreamFrame\x1a\x1b.paretogate.v1.StreamResult(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router.wire.paretogate_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DETECTREQUEST']._serialized_start=47
-  _globals['_DETECTREQUEST']._serialized_end=122
-  _globals['_DETECTEDOBJECT']._serialized_start=124
-  _globals['_DETECTEDOBJECT']._serialized_end=236
-  _globals['_STAGE']._serialized_start=238
-  _globals['_STAGE']._serialized_end=282
-  _globals['_CUT']._serialized_start=284
-  _globals['_CUT']._serialized_end=387
-  _globals['_CERTIFICATE']._serialized_start=389
-  _globals['_CERTIFICATE']._serialized_end=498
-  _globals['_TIMING']._serialized_start=500
-  _globals['_TIMING']._serialized_end=563
-  _globals['_DETECTRESPONSE']._serialized_start=566
-  _globals['_DETECTRESPONSE']._serialized_end=894
-  _globals['_DETECTION']._serialized_start=896
-  _globals['_DETECTION']._serialized_end=978
+  _globals['_STREAMFRAME']._serialized_start=47
+  _globals['_STREAMFRAME']._serialized_end=127
+  _globals['_STREAMRESULT']._serialized_start=130
+  _globals['_STREAMRESULT']._serialized_end=349
+  _globals['_PROBLEM']._serialized_start=351
+  _globals['_PROBLEM']._serialized_end=467
+  _globals['_REUSED']._serialized_start=469
+  _globals['_REUSED']._serialized_end=513
+  _globals['_DETECTREQUEST']._serialized_start=515
+  _globals['_DETECTREQUEST']._serialized_end=590
+  _globals['_DETECTEDOBJECT']._serialized_start=592
+  _globals['_DETECTEDOBJECT']._serialized_end=704
+  _globals['_STAGE']._serialized_start=706
+  _globals['_STAGE']._serialized_end=750
+  _globals['_CUT']._serialized_start=752
+  _globals['_CUT']._serialized_end=855
+  _globals['_CERTIFICATE']._serialized_start=857
+  _globals['_CERTIFICATE']._serialized_end=966
+  _globals['_TIMING']._serialized_start=968
+  _globals['_TIMING']._serialized_end=1031
+  _globals['_DETECTRESPONSE']._serialized_start=1034
+  _globals['_DETECTRESPONSE']._serialized_end=1362
+  _globals['_DETECTION']._serialized_start=1365
+  _globals['_DETECTION']._serialized_end=1524
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,56 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class StreamFrame(_message.Message):
+    __slots__ = ("image", "name", "budget_ms")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_MS_FIELD_NUMBER: _ClassVar[int]
+    image: bytes
+    name: str
+    budget_ms: float
+    def __init__(self, image: _Optional[bytes] = ..., name: _Optional[str] = ..., budget_ms: _Optional[float] = ...) -> None: ...
+
+class StreamResult(_message.Message):
+    __slots__ = ("number", "name", "answer", "problem", "dropped", "age_ms", "reused")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    name: str
+    answer: DetectResponse
+    problem: Problem
+    dropped: int
+    age_ms: float
+    reused: Reused
+    def __init__(self, number: _Optional[int] = ..., name: _Optional[str] = ..., answer: _Optional[_Union[DetectResponse, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ..., dropped: _Optional[int] = ..., age_ms: _Optional[float] = ..., reused: _Optional[_Union[Reused, _Mapping]] = ...) -> None: ...
+
+class Problem(_message.Message):
+    __slots__ = ("slug", "title", "status", "detail", "retry_after_s")
+    SLUG_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    slug: str
+    title: str
+    status: int
+    detail: str
+    retry_after_s: float
+    def __init__(self, slug: _Optional[str] = ..., title: _Optional[str] = ..., status: _Optional[int] = ..., detail: _Optional[str] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
+
+class Reused(_message.Message):
+    __slots__ = ("number", "difference")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    difference: float
+    def __init__(self, number: _Optional[int] = ..., difference: _Optional[float] = ...) -> None: ...
+
 class DetectRequest(_message.Message):
     __slots__ = ("image", "operating_point", "request_id")
     IMAGE_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,11 @@ class DetectionStub:
                 request_serializer=router_dot_wire_dot_paretogate__pb2.DetectRequest.SerializeToString,
                 response_deserializer=router_dot_wire_dot_paretogate__pb2.DetectResponse.FromString,
                 _registered_method=True)
+        self.DetectStream = channel.stream_stream(
+                '/paretogate.v1.Detection/DetectStream',
+                request_serializer=router_dot_wire_dot_paretogate__pb2.StreamFrame.SerializeToString,
+                response_deserializer=router_dot_wire_dot_paretogate__pb2.StreamResult.FromString,
+                _registered_method=True)
 
 
 class DetectionServicer:
@@ -51,6 +56,15 @@ class DetectionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DetectStream(self, request_iterator, context):
+        """Answer the frames of a camera; the newest wins. One frame waits at most: a newer one takes its place, and
+        what is replaced is dropped and counted. Budgets and wishes stand in the call's metadata and hold for
+        each frame; a frame that cannot be answered fails alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DetectionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +72,11 @@ def add_DetectionServicer_to_server(servicer, server):
                     servicer.Detect,
                     request_deserializer=router_dot_wire_dot_paretogate__pb2.DetectRequest.FromString,
                     response_serializer=router_dot_wire_dot_paretogate__pb2.DetectResponse.SerializeToString,
+            ),
+            'DetectStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.DetectStream,
+                    request_deserializer=router_dot_wire_dot_paretogate__pb2.StreamFrame.FromString,
+                    response_serializer=router_dot_wire_dot_paretogate__pb2.StreamResult.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +106,33 @@ class Detection:
             '/paretogate.v1.Detection/Detect',
             router_dot_wire_dot_paretogate__pb2.DetectRequest.SerializeToString,
             router_dot_wire_dot_paretogate__pb2.DetectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetectStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/paretogate.v1.Detection/DetectStream',
+            router_dot_wire_dot_paretogate__pb2.StreamFrame.SerializeToString,
+            router_dot_wire_dot_paretogate__pb2.StreamResult.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,7 +15,7 @@ from model_repo.publish import Repository
 from router.documents import AnswerDocument
 from router.encoding import answer_json, server_timing
 from router.execution import Answer, StageRun
-from router.grpc_api import encode_answer
+from router.grpc_reply import encode_answer
 from router.planner import Cut
 
 CLASSES = ('re"d', "grün")
