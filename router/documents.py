@@ -164,6 +164,32 @@ class AnswersDocument(Document):
     answers: list[AnswerDocument | FailedDocument]
 
 
+class ReusedDocument(Document):
+    """The earlier frame of a stream whose answer is given, and how different this one looks.
+
+    difference: of the most different block of eight by eight pixels, in levels of 0 to 255.
+    """
+
+    number: int
+    difference: float
+
+
+class StreamedDocument(Document):
+    """What came of a frame of a stream: an answer or a problem; `number` counts frames from 0.
+
+    dropped: frames of the stream that a newer one replaced, so far. age_ms: from the frame's arrival to this
+    result.
+    """
+
+    number: int
+    name: str
+    dropped: int
+    age_ms: float
+    reused: ReusedDocument | None = None
+    answer: AnswerDocument | None = None
+    problem: ProblemDocument | None = None
+
+
 class PointDocument(Document):
     """An operating point: its plan, and what the plan costs and reaches.
 

@@ -107,10 +107,15 @@ def status_details(problem: Problem, request_id: str) -> Status:
     return Status(code=code_of(problem).value[0], message=problem.detail, details=packed)
 
 
-async def abort(context: grpc.aio.ServicerContext, problem: Problem, request_id: str) -> NoReturn:
-    """End a call with a problem's status and details."""
+async def abort(
+    context: grpc.aio.ServicerContext,
+    problem: Problem,
+    request_id: str,
+    trailing: Sequence[tuple[str, str]] = (),
+) -> NoReturn:
+    """End a call with a problem's status and details; `trailing` is metadata beside them."""
     details = status_details(problem, request_id)
-    context.set_trailing_metadata(((DETAILS_KEY, details.SerializeToString()),))
+    context.set_trailing_metadata((*trailing, (DETAILS_KEY, details.SerializeToString())))
     await context.abort(code_of(problem), problem.detail)
     raise AssertionError("abort raises")
 

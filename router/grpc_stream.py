@@ -49,11 +49,10 @@ async def serve_stream(
         await stream.run(read())
     except SenderLeft:
         return
-    context.set_trailing_metadata(
-        (("paretogate-frames", str(stream.arrived)), ("paretogate-dropped", str(stream.dropped)))
-    )
+    counts = (("paretogate-frames", str(stream.arrived)), ("paretogate-dropped", str(stream.dropped)))
     if streams.draining:
-        await abort(context, problem_of(NotReady("the gateway is shutting down")), request_id)
+        await abort(context, problem_of(NotReady("the gateway is shutting down")), request_id, counts)
+    context.set_trailing_metadata(counts)
 
 
 def encode_result(result: Result[wire.DetectResponse]) -> wire.StreamResult:

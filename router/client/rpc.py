@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -10,6 +10,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 
+from router.budget import BUDGET_HEADER
 from router.client.asking import Asked, Patience, waiting, waiting_async, wishes_of
 from router.client.errors import URN, GatewayError, GatewayFailed, RequestRejected, error_for
 from router.documents import (
@@ -20,11 +21,14 @@ from router.documents import (
     DetectedObject,
     ImageDocument,
     ProblemDocument,
+    ReusedDocument,
     StageDocument,
+    StreamedDocument,
     TimingDocument,
 )
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
+from router.wishes import POINT_HEADER
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 _OPTIONS = (
@@ -57,6 +61,31 @@ class GrpcGatewayClient:
                 raise _grpc_error(error) from error
 
         return waiting(ask, Patience(self._retries, asked.get("budget_ms")))
+
+    def stream(
+        self,
+        frames: Iterable[bytes],
+        *,
+        in_flight: int = 1,
+        reuse_within: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> Iterator[StreamedDocument]:
+        """Send the frames of a camera as they come; yield results, of the newest frames first of all.
+
+        budget_ms is each frame's. frames: asked for the next one in a thread of gRPC's own, so that waiting
+        for a camera holds up nothing. in_flight: how many the gateway may be at work on. reuse_within: see
+        `X-Reuse-Within`. Raises GatewayError when the stream cannot begin or breaks off; a frame without an
+        answer has a problem as its result.
+        """
+        messages = (wire.StreamFrame(image=frame) for frame in frames)
+        call = self._stub.DetectStream(messages, metadata=_stream_metadata(asked, in_flight, reuse_within))
+        try:
+            for result in call:
+                yield _streamed(result)
+        except grpc.RpcError as error:
+            raise _grpc_error(error) from error
+        finally:
+            call.cancel()
 
     def close(self) -> None:
         """Close the channel."""
@@ -96,6 +125,29 @@ class AsyncGrpcGatewayClient:
 
         return await waiting_async(ask, Patience(self._retries, asked.get("budget_ms")))
 
+    async def stream(
+        self,
+        frames: AsyncIterable[bytes],
+        *,
+        in_flight: int = 1,
+        reuse_within: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> AsyncIterator[StreamedDocument]:
+        """Do what `GrpcGatewayClient.stream` does on an event loop."""
+
+        async def messages() -> AsyncIterator[wire.StreamFrame]:
+            async for frame in frames:
+                yield wire.StreamFrame(image=frame)
+
+        call = self._stub.DetectStream(messages(), metadata=_stream_metadata(asked, in_flight, reuse_within))
+        try:
+            async for result in call:
+                yield _streamed(result)
+        except grpc.aio.AioRpcError as error:
+            raise _grpc_error(error) from error
+        finally:
+            call.cancel()
+
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
@@ -119,6 +171,44 @@ def _request(frame: bytes, asked: Asked) -> wire.DetectRequest:
 
 def _metadata(asked: Asked) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in wishes_of(asked).items())
+
+
+def _stream_metadata(asked: Asked, in_flight: int, reuse_within: float | None) -> tuple[tuple[str, str], ...]:
+    """Return what holds for every frame of a stream: a deadline would be that of the whole call."""
+    said = {
+        "X-Stream-In-Flight": str(in_flight),
+        "X-Reuse-Within": None if reuse_within is None else f"{reuse_within:.3f}",
+        BUDGET_HEADER: None if (budget_ms := asked.get("budget_ms")) is None else f"{budget_ms:.3f}",
+        POINT_HEADER: asked.get("operating_point"),
+        "X-Request-Id": asked.get("request_id"),
+    }
+    return (
+        *_metadata(asked),
+        *((name.lower(), value) for name, value in said.items() if value is not None),
+    )
+
+
+def _streamed(result: wire.StreamResult) -> StreamedDocument:
+    problem, reused = result.problem, result.reused
+    return StreamedDocument(
+        number=result.number,
+        name=result.name,
+        dropped=result.dropped,
+        age_ms=result.age_ms,
+        reused=ReusedDocument(number=reused.number, difference=reused.difference)
+        if result.HasField("reused")
+        else None,
+        answer=_document(result.answer) if result.HasField("answer") else None,
+        problem=ProblemDocument(
+            type=URN + problem.slug,
+            title=problem.title,
+            status=problem.status,
+            detail=problem.detail,
+            retry_after_s=problem.retry_after_s if problem.HasField("retry_after_s") else None,
+        )
+        if result.HasField("problem")
+        else None,
+    )
 
 
 # What HTTP would have said, so that a problem reads the same over both.

@@ -33,10 +33,10 @@ REQUEST = (
 
 
 @asynccontextmanager
-async def serving(gateway: Gateway) -> AsyncIterator[int]:
+async def serving(gateway: Gateway, max_message_bytes: int = 100_000) -> AsyncIterator[int]:
     """Serve a gateway on a free port of this event loop."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = make_server(gateway.app, gateway.endpoint, drain_s=1.0)
+        server = make_server(gateway.app, gateway.endpoint, drain_s=1.0, max_message_bytes=max_message_bytes)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
         try:
