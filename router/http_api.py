@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from router import metrics as exposition
+from router import pages
 from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, SECONDS_HEADER
 from router.documents import AnswersDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
@@ -95,7 +96,7 @@ def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         # For its other methods: they get a 405 that says which one there is.
-        routes=[Route(DETECT_PATH, detect, methods=["POST"])],
+        routes=[Route(DETECT_PATH, detect, methods=["POST"]), *pages.routes()],
     )
 
     @app.get("/v1/operating-points", response_model=None, responses={200: {"model": PointsDocument}})

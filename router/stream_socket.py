@@ -28,6 +28,7 @@ from router.stream import IN_FLIGHT_HEADER, REUSE_HEADER, FrameStream, Result, S
 from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER
 
 STREAM_PATH = "/v1/stream"
+SUBPROTOCOL = "paretogate"
 _PARAMETERS: Mapping[str, str] = {
     "budget_ms": BUDGET_HEADER,
     "operating_point": POINT_HEADER,
@@ -66,7 +67,10 @@ class StreamSocket:
         except RouterError as error:
             await _refuse(send, problem_of(error), request_id)
             return
-        await send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id.encode())]})
+        # A browser takes no for an answer where it offered a protocol and is told none.
+        protocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+        told = [(b"x-request-id", request_id.encode())]
+        await send({"type": "websocket.accept", "headers": told, "subprotocol": protocol})
         try:
             await stream.run(_read(receive, stream))
         except SenderLeft:
