@@ -64,6 +64,7 @@ bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and r
 bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores (40 minutes)
 	$(BIN)/python -m loadtest bench overhead --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench budgets --repo model_repo --frames build/conveyor/test
+	$(BIN)/python -m loadtest bench stream --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench overload --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test

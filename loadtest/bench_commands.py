@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import bench_change, bench_load
+from loadtest import bench_change, bench_load, bench_stream
 from loadtest.bench_overhead import (
     LEAST_THROUGHPUT,
     MOST_P50,
@@ -23,7 +24,7 @@ from loadtest.bench_overhead import (
 )
 from loadtest.closed import ConversationError
 from loadtest.frames import FramesError, read_frames
-from loadtest.process import ServerError
+from loadtest.process import ServerError, free_port
 from loadtest.raw import BareTarget
 
 USAGE = 2
@@ -210,6 +211,57 @@ def soak(
         highlight=False,
     )
     _conclude(result.holds)
+
+
+@bench.command()
+def stream(
+    repo: RepoOption,
+    frames: FramesOption,
+    point: Annotated[str, typer.Option(help="operating point")] = "accurate",
+    seconds: Annotated[float, typer.Option(help="of each stream")] = 30.0,
+) -> None:
+    """Stream three times as many frames as the gateway can answer, over a WebSocket and over gRPC.
+
+    Exit status 1 when the p99 of the answers' age exceeds two frames' intervals and the plan's p99, when a
+    frame without a result was not told as dropped, or when memory grows by more than 2 %.
+    """
+
+    async def measure() -> list[bench_stream.StreamResult]:
+        contents = _contents(frames)
+        grpc_port = free_port()
+        edges: tuple[tuple[bench_stream.Edge, int], ...]
+        async with bench_load.served(repo, "--grpc-port", str(grpc_port)) as served:
+            edges = (("websocket", served.port), ("grpc", grpc_port))
+            return [
+                await bench_stream.stream(served, edge, port, contents, point, seconds=seconds)
+                for edge, port in edges
+            ]
+
+    with _errors_in_words():
+        results = asyncio.run(measure())
+    table = Table(
+        "over",
+        "alone: mean, p99 ms",
+        "sent/s",
+        "answers/s",
+        "age p50, p99 ms",
+        "at most",
+        "dropped",
+        "memory",
+    )
+    for one in results:
+        table.add_row(
+            one.edge,
+            f"{one.mean_ms:.1f}, {one.p99_ms:.1f}",
+            f"{one.rate_hz:.0f}",
+            f"{len(one.ages_ms) * one.rate_hz / one.sent:.1f}",
+            f"{statistics.median(one.ages_ms):.1f}, {one.age_ms:.1f}",
+            f"{one.bound_ms:.1f}",
+            f"{one.missing} of {one.sent}, told {one.told}",
+            f"{one.grown:+.2%}",
+        )
+    Console().print(table)
+    _conclude(all(one.holds for one in results))
 
 
 def _print_capacity(capacity: bench_load.Capacity) -> None:
