@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from router import metrics as exposition
 from router import pages
-from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, SECONDS_HEADER
+from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, MAX_BUDGET_MS, SECONDS_HEADER
 from router.documents import AnswersDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
@@ -32,6 +32,9 @@ JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
 
 # A PNG of one pixel, for the examples.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNoaGgAAAMEAYF1LgG8AAAAAElFTkSuQmCC"
+
+
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,25 +189,26 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                     BUDGET_HEADER,
                     "Milliseconds from the parsed headers to the answer. The smallest of this,"
                     f" {GRPC_TIMEOUT_HEADER}, {ENVOY_HEADER} and {SECONDS_HEADER} wins",
-                    "number",
+                    {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_BUDGET_MS},
                 ),
-                _header(POINT_HEADER, "A published operating point; without it, the one in force", "string"),
+                _header(POINT_HEADER, "A published operating point; without it, the one in force"),
                 _header(
                     ACCURACY_HEADER,
                     "The least published mAP, 0 to 1: the one in force or, where that is less accurate, the"
                     " cheapest operating point that is not. Deadlines still cut stages",
-                    "number",
+                    _SHARE,
                 ),
                 _header(
                     SCORE_HEADER,
                     "The least score of a detection in the answer, 0 to 1; 0 for all, mostly noise",
-                    "number",
+                    _SHARE,
                 ),
-                {
-                    **_header(PRIORITY_HEADER, "Who waits and is turned away last; normal", "string"),
-                    "schema": {"type": "string", "enum": list(get_args(Priority))},
-                },
-                _header(ID_HEADER, "Echoed; made up when absent", "string"),
+                _header(
+                    PRIORITY_HEADER,
+                    "Who waits and is turned away last; normal",
+                    {"type": "string", "enum": list(get_args(Priority))},
+                ),
+                _header(ID_HEADER, "Echoed; made up when absent"),
                 _query(
                     "format", "coco: a list of COCO results", {"type": "string", "enum": ["json", "coco"]}
                 ),
@@ -260,13 +264,13 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
     }
 
 
-def _header(name: str, description: str, kind: str) -> JsonObject:
+def _header(name: str, description: str, schema: JsonObject | None = None) -> JsonObject:
     return {
         "name": name,
         "in": "header",
         "required": False,
         "description": description,
-        "schema": {"type": kind},
+        "schema": schema or {"type": "string"},
     }
 
 
