@@ -23,7 +23,14 @@ from router.http_frames import JSON_TYPE, MOST_FRAMES, FramesEndpoint
 from router.http_reply import ID_HEADER, Asgi, Scope, Send, request_id_of
 from router.oip_http import PREFIX as OIP_PATH
 from router.problems import Problem, internal_problem, problem_of, status_problem
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
+from router.wishes import (
+    ACCURACY_HEADER,
+    POINT_HEADER,
+    PRIORITY_HEADER,
+    SCORE_HEADER,
+    SESSION_HEADER,
+    Priority,
+)
 
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
 
@@ -194,6 +201,11 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                     **_header(PRIORITY_HEADER, "Who waits and is turned away last; normal", "string"),
                     "schema": {"type": "string", "enum": list(get_args(Priority))},
                 },
+                _header(
+                    SESSION_HEADER,
+                    "While two sets are compared: the same for frames that one of them is to answer",
+                    "string",
+                ),
                 _header(ID_HEADER, "Echoed; made up when absent", "string"),
                 _query(
                     "format", "coco: a list of COCO results", {"type": "string", "enum": ["json", "coco"]}
