@@ -128,6 +128,15 @@ def publish(
     return checked
 
 
+def copy(repository: Repository, root: Path) -> Repository:
+    """Publish a repository's set into another one, with the models that are not there yet.
+
+    Raises RepositoryError or OSError; the repository at `root` is then as it was, as after `publish`.
+    """
+    folders = {name: repository.root / MODELS / name for name in _named(repository.frontier)}
+    return publish(root, repository.frontier, folders)
+
+
 def collect(
     root: Path, frontier: Frontier, *, grace_s: float = GRACE_S, clock_s: Callable[[], float] = time.time
 ) -> list[Path]:
@@ -136,10 +145,7 @@ def collect(
     The time a folder was first seen unnamed is kept as an empty file beside it, so that a grace period
     survives the process. Returns what was removed.
     """
-    named = {variant.folder for variant in frontier.variants}
-    for variant in frontier.variants:
-        # A shared trunk may lie in the folder of a variant that is published no more.
-        named |= {lies_in for segment in variant.segments if (lies_in := _folder_of(segment)) is not None}
+    named = _named(frontier)
     removed = []
     for folder in sorted((root / MODELS).iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
@@ -156,6 +162,15 @@ def collect(
             mark.unlink()
             removed.append(folder)
     return removed
+
+
+def _named(frontier: Frontier) -> set[str]:
+    """Return the folders under models/ that a manifest names."""
+    named = {variant.folder for variant in frontier.variants}
+    for variant in frontier.variants:
+        # A shared trunk may lie in the folder of a variant that is published no more.
+        named |= {lies_in for segment in variant.segments if (lies_in := _folder_of(segment)) is not None}
+    return named
 
 
 def _folder_of(segment: Segment) -> str | None:

@@ -36,6 +36,15 @@ def _option(name: str, text: str, panel: str) -> Any:  # Any: typer's own declar
 
 def command(
     repo: Annotated[Path, _option("repo", "Published model repository", "Models")] = Path("model_repo"),
+    challenger: Annotated[
+        Path | None, _option("challenger", "A second repository, compared with the first", "Models")
+    ] = None,
+    challenger_share: Annotated[
+        float, _option("challenger_share", "Of frames, those drawn for the challenger", "Models")
+    ] = _DEFAULT["challenger_share"],
+    challenger_mode: Annotated[
+        str, _option("challenger_mode", "ab: it answers its share; shadow: it looks on", "Models")
+    ] = _DEFAULT["challenger_mode"],
     operating_point: Annotated[
         str,
         _option("operating_point", "For requests that name none; less under load", "Models"),

@@ -8,7 +8,7 @@ that name a point or a least accuracy get what they ask for, held or not.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,8 +23,10 @@ from router.service import Service
 HOST = "127.0.0.1"
 
 
-def make_admin_app(service: Service, metrics: Callable[[], Awaitable[bytes]]) -> Starlette:
-    """Return the administrator's application."""
+def make_admin_app(
+    service: Service, metrics: Callable[[], Awaitable[bytes]], others: Sequence[Route] = ()
+) -> Starlette:
+    """Return the administrator's application; others: paths beside those of this module."""
 
     async def read(_: Request) -> Response:
         return JSONResponse(_state(service))
@@ -45,6 +47,7 @@ def make_admin_app(service: Service, metrics: Callable[[], Awaitable[bytes]]) ->
             Route("/operating-point", read, methods=["GET"]),
             Route("/operating-point", write, methods=["PUT"]),
             Route("/metrics", expose, methods=["GET"]),
+            *others,
         ]
     )
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from model_repo import publish
 from model_repo.frame import FrameLimits
@@ -25,8 +26,12 @@ from model_repo.runtime.select import default_runtime, environment, make_engine
 from router.admin import HOST as ADMIN_HOST
 from router.admin import make_admin_app
 from router.admission import Limiter, LittleLimit
+from router.arm_metrics import ArmMetrics
+from router.arms import CHALLENGER, CHAMPION, ArmName
 from router.arrangement import Arrangement, arrange, possible, user_cache
 from router.budget import Budgets, Clock, MonotonicClock
+from router.challenge import ILL, Challenge
+from router.challenge_admin import challenge_routes
 from router.config import Config
 from router.controller import Controller, Rung
 from router.documents import PointsDocument
@@ -52,11 +57,13 @@ from router.http_detect import DetectEndpoint
 from router.http_frames import FramesEndpoint
 from router.http_reply import Asgi
 from router.http_server import GatewayServer, make_server
+from router.loaded import LoadedSets
 from router.metrics import Metrics
 from router.oip import Models
 from router.oip_grpc import InferenceServicer
 from router.oip_http import make_oip_app
 from router.planner import Costs, Planner
+from router.promotion import Promotion
 from router.reload import Reloader, Steps
 from router.service import Service
 from router.serving import Policies, Serving
@@ -82,9 +89,15 @@ class Gateway:
     pool: WorkerPool
     engine: Engine
     metrics: Metrics
-    reloader: Reloader
+    reloaders: tuple[Reloader, ...]
+    challenge: Challenge | None
     admin: Starlette
     tracing: Tracing
+
+    @property
+    def reloader(self) -> Reloader:
+        """Return what watches the champion's manifest."""
+        return self.reloaders[0]
 
     def close(self) -> None:
         """Stop the workers, let go of the engine, and send the last traces."""
@@ -110,9 +123,18 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         engine = _engine(config, arrangement)
     pool = WorkerPool(arrangement.workers)
     measured = partial(_measured, engine=engine, config=config, here=here, threads=arrangement.threads)
-    prepare = partial(_serving, engine=engine, config=config, clock=clock, pool=pool, measured=measured)
+    loaded, health = LoadedSets(engine.unload), EngineHealth()
+    load = partial(
+        _serving, engine=engine, config=config, clock=clock, pool=pool, measured=measured, loaded=loaded
+    )
+    prepare = partial(load, arm=CHAMPION, health=lambda: health)
+    # Another challenger is not to pay for what one before it did.
+    prepare_challenger = partial(load, arm=CHALLENGER, health=partial(EngineHealth, ill=ILL))
+    challenger = None
     try:
         serving = prepare(repository, None)
+        if config.challenger is not None:
+            challenger = prepare_challenger(_alike(serving, publish.read(config.challenger)), None)
     except BaseException:
         pool.close()
         engine.close()
@@ -126,21 +148,31 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     # Process-wide as well: a second series per counter, of when it was made, helps nobody.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
     metrics = Metrics(tracing)
+    challenge = None
+    if challenger is not None:
+        challenge = Challenge(
+            serving, challenger, pool, ArmMetrics(metrics.registry), clock,
+            mode=config.challenger_mode, share=config.challenger_share,
+        )  # fmt: skip
     service = Service(
         serving,
         pool,
         Limiter(limit, pool.size),
-        EngineHealth(),
         metrics,
         clock,
+        challenge=challenge,
         min_score=config.min_score,
         shadow_share=config.shadow_share,
     )
     metrics.watch(service.state)
     if isinstance(engine, Endpoints):
         metrics.watch_endpoints(engine.states)
-    took_over = partial(_show, metrics, engine)
-    took_over(serving)
+    _show(metrics, engine, serving)
+
+    def took_over(champion: Serving) -> None:
+        _show(metrics, engine, champion)
+        if challenge is not None:
+            challenge.meet(champion)
 
     async def exposition() -> bytes:
         service.learn()  # every answer before this scrape is in it
@@ -162,14 +194,18 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     models = Models(service, release(), config.max_pixels)
     oip = InferenceServicer(service, models, budgets, metrics, clock)
     oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock)
-    reloader = Reloader(
-        config.repo,
-        service,
-        Steps(prepare, took_over, engine.unload),
-        metrics,
-        clock,
-        poll_s=config.reload_s,
-    )
+    watch = partial(Reloader, metrics=metrics, clock=clock, turn=asyncio.Lock(), poll_s=config.reload_s)
+    reloaders = [watch(config.repo, service, Steps(prepare, took_over, loaded.release))]
+    routes: Sequence[Route] = ()
+    if challenge is not None and config.challenger is not None:
+        steps = Steps(
+            lambda published, before: prepare_challenger(_alike(service.serving, published), before),
+            lambda _: challenge.meet(),
+            loaded.release,
+        )
+        reloaders.append(watch(config.challenger, challenge, steps))
+        promotion = Promotion(config.repo, service, challenge, reloaders[0])
+        routes = challenge_routes(service, challenge, promotion)
     return Gateway(
         service,
         make_app(endpoint, frames, StreamSocket(streams), oip_app, views, config.max_bytes),
@@ -180,8 +216,9 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         pool,
         engine,
         metrics,
-        reloader,
-        make_admin_app(service, exposition),
+        tuple(reloaders),
+        challenge,
+        make_admin_app(service, exposition, routes),
         tracing,
     )
 
@@ -231,13 +268,18 @@ def _serving(
     clock: Clock,
     pool: WorkerPool,
     measured: Callable[[Fleet], Fleet],
+    loaded: LoadedSets,
+    arm: ArmName,
+    health: Callable[[], EngineHealth],
 ) -> Serving:
-    """Load a set beside the one in force, warm it, measure it where need be, and wire its policies.
+    """Load a set beside those in force, warm it, measure it where need be, and wire its policies.
 
-    Raises StartupError or EngineError; what was loaded for it alone is then unloaded.
+    before: the set whose place it is to take. Raises StartupError or EngineError; what was loaded for it
+    alone is then unloaded.
     """
     frontier = repository.frontier
-    there = set() if before is None else {variant.folder for variant in before.fleet.variants.values()}
+    loaded.check(frontier)
+    there = loaded.folders
     fleet = load_fleet(repository, engine, triton_runs=config.triton_runs, loaded=there)
     try:
         _check_point(fleet, config.operating_point)
@@ -290,8 +332,23 @@ def _serving(
         policies.drift.voids,
         workers=pool.size,
         engine_timeout_s=config.engine_timeout_s,
+        arm=None if config.challenger is None else arm,
     )
-    return Serving(repository, fleet, executor, policies, rungs)
+    serving = Serving(repository, fleet, executor, policies, rungs, health(), arm)
+    loaded.hold(serving)
+    return serving
+
+
+def _alike(champion: Serving, repository: Repository) -> Repository:
+    """Return a challenger's repository; raises StartupError where its classes are not the champion's."""
+    classes = repository.frontier.dataset.classes
+    if classes != champion.fleet.classes:
+        raise StartupError(
+            f"the challenger {repository.root} has the classes {', '.join(classes)}, the champion"
+            f" {champion.repository.root} has {', '.join(champion.fleet.classes)}; only sets of the"
+            " same classes, in the same order, can be compared"
+        )
+    return repository
 
 
 def _show(metrics: Metrics, engine: Engine, serving: Serving) -> None:
@@ -376,7 +433,8 @@ async def serve(
         await stack.enter_async_context(_running(server, http_socket))
         await stack.enter_async_context(_watching(gateway.service, grpc_server))
         if config.reload_s > 0:
-            await stack.enter_async_context(_in_background(gateway.reloader.watch()))
+            for reloader in gateway.reloaders:
+                await stack.enter_async_context(_in_background(reloader.watch()))
         admin = None
         if config.admin_port is not None:
             admin_socket = stack.enter_context(bind(ADMIN_HOST, config.admin_port))

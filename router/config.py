@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from model_repo.latency import RuntimeName
+from router.arms import Mode
 from router.budget import MAX_BUDGET_MS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -37,6 +38,8 @@ class Config(BaseModel):
     min_score: detections below it are left out of answers that ask for no other; aligned scores are expected
     shares of COCO thresholds met, so below a two-thousandth they are noise.
     default_budget_ms is for requests that say none, max_budget_ms cuts longer ones.
+    challenger: a second repository, compared with the first one; of the frames, challenger_share are drawn
+    for it, to answer (ab) or to look at what was answered (shadow).
     reload_s: seconds between looks at the manifest, 0 for never.
     drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.
     shadow_share: of the answers that a cascade gave early, those that its last stage looks at as well when a
@@ -50,6 +53,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     repo: Path
+    challenger: Path | None = None
+    challenger_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    challenger_mode: Mode = "ab"
     host: str = "127.0.0.1"
     port: Port = 8080
     grpc: bool = True

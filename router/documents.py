@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from model_repo.detections import Detections
+from router.arms import ArmName
 
 if TYPE_CHECKING:
     import supervision
@@ -85,9 +86,13 @@ class TimingDocument(Document):
 
 
 class AnswerDocument(Document):
-    """The answer to a frame; `certificate` is null when the plan has none or a stage was cut."""
+    """The answer to a frame; `certificate` is null when the plan has none or a stage was cut.
+
+    arm: which of two sets that are compared gave it; left out where there is one set.
+    """
 
     request_id: str
+    arm: ArmName | None = None
     operating_point: str
     plan: str
     stages: list[StageDocument]

@@ -60,9 +60,11 @@ def answer_json(answer: Answer, request_id: str) -> bytes:
     boxes = found.xyxy.astype(np.float64).round(2).tolist()
     scores = found.score.astype(np.float64).round(6).tolist()
     classes = answer.classes
+    arm = {} if answer.arm is None else {"arm": answer.arm}
     return orjson.dumps(
         {
             "request_id": request_id,
+            **arm,
             "operating_point": answer.operating_point,
             "plan": answer.plan.name,
             "stages": [

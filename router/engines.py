@@ -291,8 +291,9 @@ def _measure(
 class EngineHealth:
     """Whether the engine is well: so many failures in a row make it ill, one success well again."""
 
-    def __init__(self, failures_allowed: int = 3) -> None:
-        self._allowed = failures_allowed
+    def __init__(self, failures_allowed: int = 3, *, ill: str = "the engine is ill") -> None:
+        """ill: what the log says when it falls ill."""
+        self._allowed, self._ill = failures_allowed, ill
         self._failures = 0
 
     @property
@@ -307,3 +308,5 @@ class EngineHealth:
     def failed(self) -> None:
         """Note an inference that did not."""
         self._failures += 1
+        if self._failures == self._allowed:
+            _LOG.error("%d failures in a row: %s", self._failures, self._ill)

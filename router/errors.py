@@ -11,6 +11,7 @@ RouterError
     TooLarge              more bytes or pixels than the gateway takes
     BodyTimeout           the body did not arrive in time
     UnmeetableBudget      less than what even the fastest plan needs on an idle gateway
+  PromotionFailed         a challenger did not become the champion
   Unavailable             the gateway is at fault; the same request may succeed later
     NotReady              models are loading, the engine is down, or the gateway drains
     EngineFailed          the engine did not run the model
@@ -110,6 +111,13 @@ class UnmeetableBudget(Rejected):
 
     slug = "unmeetable-budget"
     title = "No plan can meet the latency budget"
+
+
+class PromotionFailed(RouterError):
+    """A challenger did not become the champion; the message says what is in force and on disk."""
+
+    slug = "promotion-failed"
+    title = "The challenger was not promoted"
 
 
 class Unavailable(RouterError):

@@ -29,6 +29,7 @@ from model_repo.runtime.engine import (
     Tensors,
     answer_frame,
 )
+from router.arms import ArmName
 from router.budget import Clock, Deadline
 from router.engines import Fleet, ServedPoint
 from router.planner import Cut, Planner, Refusal
@@ -52,7 +53,7 @@ class Answer:
 
     escalated: what the plan's first rule said, None when the plan has one stage. left_ms: budget left when
     the answer was ready, infinite without a deadline. Times are in milliseconds; `total_ms` runs from the
-    request's arrival.
+    request's arrival. arm: which of two sets gave it, None where there is one.
     """
 
     detections: Detections
@@ -68,6 +69,7 @@ class Answer:
     decode_ms: float
     total_ms: float
     left_ms: float
+    arm: ArmName | None = None
 
 
 Frame = bytes | NDArray[np.uint8]
@@ -131,7 +133,8 @@ class Executor:
 
     busy: tells how many workers are at work, the asking one included. queued: tells, as `WorkerPool.queued`,
     when those who wait for a worker are due; workers: how many there are. watched: tells whether an answer of
-    a variant is to be described for drift; voids: whether drift voids a plan's certificate.
+    a variant is to be described for drift; voids: whether drift voids a plan's certificate. arm: said in
+    answers.
     """
 
     def __init__(
@@ -148,12 +151,13 @@ class Executor:
         *,
         workers: int,
         engine_timeout_s: float,
+        arm: ArmName | None = None,
     ) -> None:
         self._fleet, self._engine, self._planner = fleet, engine, planner
         self._clock, self._limits = clock, limits
         self._watched, self._voids = watched, voids
         self._busy, self._queued, self._workers = busy, queued, workers
-        self._engine_timeout_s = engine_timeout_s
+        self._engine_timeout_s, self._arm = engine_timeout_s, arm
         self._rules: Mapping[tuple[str, int], tuple[CompiledGain, float]] = {
             (plan.name, index): (stage.rule.gain.compiled(), stage.rule.threshold)
             for plan in fleet.plans
@@ -234,6 +238,7 @@ class Executor:
             decode_ms=(decoded_ns - began_ns) / 1e6,
             total_ms=(ended_ns - job.arrived_ns) / 1e6,
             left_ms=deadline.left_ms(ended_ns),
+            arm=self._arm,
         )
         return answer, staged
 

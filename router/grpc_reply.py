@@ -128,6 +128,7 @@ def encode_answer(answer: Answer, request_id: str) -> wire.DetectResponse:
         image_width=answer.image_wh[0],
         image_height=answer.image_wh[1],
         operating_point=answer.operating_point,
+        arm=answer.arm or "",
         plan=answer.plan.name,
         stages=[wire.Stage(variant=stage.variant, latency_ms=stage.latency_ms) for stage in answer.stages],
         timing=wire.Timing(queue_ms=answer.queue_ms, decode_ms=answer.decode_ms, total_ms=answer.total_ms),

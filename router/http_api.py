@@ -25,7 +25,14 @@ from router.http_reply import ID_HEADER, Asgi, Scope, Send, request_id_of
 from router.oip_http import PREFIX as OIP_PATH
 from router.problems import Problem, internal_problem, problem_of, status_problem
 from router.stream_socket import STREAM_PATH, StreamSocket
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
+from router.wishes import (
+    ACCURACY_HEADER,
+    POINT_HEADER,
+    PRIORITY_HEADER,
+    SCORE_HEADER,
+    SESSION_HEADER,
+    Priority,
+)
 
 JsonObject = dict[str, Any]  # Any: a part of an OpenAPI document
 
@@ -207,6 +214,10 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                     PRIORITY_HEADER,
                     "Who waits and is turned away last; normal",
                     {"type": "string", "enum": list(get_args(Priority))},
+                ),
+                _header(
+                    SESSION_HEADER,
+                    "While two sets are compared: the same for frames that one of them is to answer",
                 ),
                 _header(ID_HEADER, "Echoed; made up when absent"),
                 _query(

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -75,6 +76,9 @@ class FramesEndpoint:
             await respond(send, *refusal(problem, request_id))
             return
         frames, single, shape, deadline, wishes = asked
+        if wishes.session is None and not single:
+            # Of two sets that are compared, one answers all of them.
+            wishes = replace(wishes, session=request_id)
         arrivals = [arrival, *(self._metrics.arrived("http", headers) for _ in frames[1:])]
         letters = [
             Letter(

@@ -27,13 +27,13 @@ Protocol = Literal["http", "grpc", "websocket", "grpc-stream", "udp"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed", "superseded"]
 ReloadResult = Literal["taken", "refused", "rolled back"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S = tuple(
+BUCKETS_S = tuple(
     ms / 1e3
     for ms in (1, 2, 3, 4, 5, 7.5, 10, 12.5, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000, 3000)
 )
 
 
-_DISAGREEMENTS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+DISAGREEMENTS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Metrics:
             "paretogate_shadow_disagreement",
             "1 - F1 of early answers against their plan's last stage, on a share of them",
             ["plan"],
-            buckets=_DISAGREEMENTS,
+            buckets=DISAGREEMENTS,
             registry=self.registry,
         )
         self._expected = Gauge(
@@ -261,7 +261,7 @@ class Metrics:
         return Gauge(f"paretogate_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"paretogate_{name}", text, labels, buckets=_BUCKETS_S, registry=self.registry)
+        return Histogram(f"paretogate_{name}", text, labels, buckets=BUCKETS_S, registry=self.registry)
 
 
 M = TypeVar("M", Counter, Histogram)

@@ -118,7 +118,9 @@ def question(
         raise MalformedRequest(f"outputs: {unknown[0][:80]!r} is none of {', '.join(_OUTPUT_NAMES)}")
     wishes = Wishes.of(headers, operating_point=point)
     if model != CASCADE:
-        wishes = Wishes(priority=wishes.priority, min_score=wishes.min_score, model=model)
+        wishes = Wishes(
+            priority=wishes.priority, min_score=wishes.min_score, model=model, session=wishes.session
+        )
     return Question(
         _frame(given, max_pixels),
         wishes,
@@ -218,6 +220,8 @@ def parameters_of(answer: Answer) -> dict[str, Parameter]:
     }
     if answer.cut is not None:
         told["cut"] = f"{answer.cut.stage}: {answer.cut.reason}"
+    if answer.arm is not None:
+        told["arm"] = answer.arm
     return told
 
 
@@ -262,7 +266,7 @@ class ModelStatistics:
 
 
 class Models:
-    """The models that the set in force offers, and what they were asked."""
+    """The models that the sets in force offer, and what they were asked."""
 
     def __init__(self, service: Service, version: str, max_pixels: int) -> None:
         """version: of this server. max_pixels: of a frame that comes as pixels."""
@@ -283,7 +287,7 @@ class Models:
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of all models, the cascade first."""
-        return (CASCADE, *sorted(self._service.serving.fleet.variants))
+        return (CASCADE, *sorted({name for one in self._service.answering for name in one.fleet.variants}))
 
     def check(self, name: str, version: str = "") -> None:
         """Raise UnknownModel unless there is such a model in such a version; empty for any."""
@@ -298,7 +302,8 @@ class Models:
 
     def platform(self, name: str) -> str:
         """Return what runs a model."""
-        return f"paretogate_{'cascade' if name == CASCADE else self._service.serving.fleet.source}"
+        sources = (one.fleet.source for one in self._service.answering if name in one.fleet.variants)
+        return f"paretogate_{next(sources, 'cascade')}"
 
     def config(self, name: str) -> dict[str, object]:
         """Return a model's configuration with the fields of Triton's `ModelConfig`, JSON's types."""

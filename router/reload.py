@@ -1,4 +1,4 @@
-"""Change without a hole: the manifest is watched, and a new set takes the old one's place between requests.
+"""Change without a hole: a manifest is watched, and a new set takes the old one's place between requests.
 
 A new set is verified, loaded, warmed and, where its latencies were measured elsewhere, measured before one
 request reaches it; meanwhile the old one answers. What fails on the way is refused: the old set stays, and
@@ -15,16 +15,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from model_repo import publish
 from model_repo.codec import ManifestError
-from model_repo.frontier import Variant
 from model_repo.publish import MANIFEST, Repository, RepositoryError
 from model_repo.runtime.engine import EngineError
 from router.budget import Clock
 from router.engines import StartupError
 from router.metrics import Metrics
-from router.service import Service
 from router.serving import Serving
 
 _LOG = logging.getLogger(__name__)
@@ -38,33 +37,50 @@ class Steps:
 
     prepare: load, warm and measure a set, blocking; the second argument is the set in force, whose models
     need not be loaded again. Raises StartupError or EngineError. took_over: called when a set has come into
-    force. unload: let go of a variant that no set needs any more.
+    force. release: let go of the models of a set that nothing needs any more.
     """
 
     prepare: Callable[[Repository, Serving], Serving]
     took_over: Callable[[Serving], None]
-    unload: Callable[[Variant], None]
+    release: Callable[[Serving], None]
+
+
+class Place(Protocol):
+    """Where a set is in force."""
+
+    @property
+    def serving(self) -> Serving:
+        """Return the set in force."""
+
+    @property
+    def well(self) -> bool:
+        """Return whether the engine answers what is asked of the set in force."""
+
+    def change(self, serving: Serving) -> Serving:
+        """Put another set in force, for requests that arrive from now on; return the one before."""
 
 
 class Reloader:
     """Look at a repository's manifest now and then; lives on the event loop.
 
-    poll_s: between looks. probation_s: how long the set before is kept to fall back to.
+    turn: held while it looks, so that of several only one at a time loads and unloads models. poll_s: between
+    looks. probation_s: how long the set before is kept to fall back to.
     """
 
     def __init__(
         self,
         root: Path,
-        service: Service,
+        place: Place,
         steps: Steps,
         metrics: Metrics,
         clock: Clock,
         *,
+        turn: asyncio.Lock,
         poll_s: float,
         probation_s: float = 30.0,
     ) -> None:
-        self._root, self._service, self._steps = root, service, steps
-        self._metrics, self._clock = metrics, clock
+        self._root, self._place, self._steps = root, place, steps
+        self._metrics, self._clock, self._turn = metrics, clock, turn
         self._poll_s, self._probation_s = poll_s, probation_s
         self._seen = _stamp(root)
         self._again_ns: int | None = None
@@ -85,6 +101,10 @@ class Reloader:
 
     async def look(self) -> None:
         """Take over a new set if there is one, and tend those that leave."""
+        async with self._turn:
+            await self._look()
+
+    async def _look(self) -> None:
         stamp = await asyncio.to_thread(_stamp, self._root)
         due = self._again_ns is not None and self._clock.now_ns() >= self._again_ns
         if stamp != self._seen or due:
@@ -96,7 +116,7 @@ class Reloader:
         self._tend()
 
     async def _try(self) -> None:
-        present = self._service.serving
+        present = self._place.serving
         try:
             repository = await asyncio.to_thread(publish.read, self._root)
             if repository.digest == present.repository.digest or repository.digest in self._distrusted:
@@ -116,15 +136,15 @@ class Reloader:
         if self._before is not None:
             self._leaving.append(self._before[0])
         until_ns = self._clock.now_ns() + round(self._probation_s * 1e9)
-        self._before = self._service.change(serving), until_ns
+        self._before = self._place.change(serving), until_ns
         self._steps.took_over(serving)
 
     def _tend(self) -> None:
         """Fall back from a set on which the engine fell ill, and unload what nothing needs any more."""
         if self._before is not None:
             before, until_ns = self._before
-            if not self._service.well:
-                failed = self._service.change(before)
+            if not self._place.well:
+                failed = self._place.change(before)
                 self._steps.took_over(before)
                 self._leaving.append(failed)
                 self._distrusted.add(failed.repository.digest)
@@ -138,16 +158,9 @@ class Reloader:
             elif self._clock.now_ns() >= until_ns:
                 self._leaving.append(before)
                 self._before = None
-        gone = [serving for serving in self._leaving if serving.inside == 0]
-        if not gone:
-            return
-        self._leaving = [serving for serving in self._leaving if serving.inside]
-        staying = [self._service.serving, *self._leaving]
-        staying += [] if self._before is None else [self._before[0]]
-        needed = {variant.folder for serving in staying for variant in serving.fleet.variants.values()}
-        for variant in {v.folder: v for serving in gone for v in serving.fleet.variants.values()}.values():
-            if variant.folder not in needed:
-                self._steps.unload(variant)
+        for gone in [serving for serving in self._leaving if serving.inside == 0]:
+            self._leaving.remove(gone)
+            self._steps.release(gone)
 
 
 def _stamp(root: Path) -> _Stamp | None:

@@ -13,7 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping
-from typing import get_args
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,11 @@ from model_repo.frame import BrokenFrame, FrameError, FrameTooLarge, Unsupported
 from model_repo.frontier import Certificate
 from model_repo.runtime.engine import EngineError
 from router.admission import Limiter, Permit, Shed
+from router.arm_metrics import Ending
+from router.arms import CHAMPION
 from router.budget import Clock, Deadline
-from router.engines import EngineHealth, ServedPoint
+from router.challenge import Asked, Challenge
+from router.engines import ServedPoint
 from router.errors import (
     BrokenImage,
     EngineFailed,
@@ -34,9 +37,9 @@ from router.errors import (
 )
 from router.execution import Answer, Frame, Job, Worked
 from router.metrics import Metrics, State
-from router.planner import DECODE, Refusal
+from router.planner import Refusal
 from router.serving import Serving
-from router.wishes import Priority, Wishes
+from router.wishes import BEHIND_ALL, RANK, Wishes
 from router.workers import PoolClosed, Ticket, WorkerPool
 
 _LOG = logging.getLogger(__name__)
@@ -46,10 +49,6 @@ _PATIENCE_NS = 1_000_000_000
 # its code and data in the processor's caches, and cost a fraction of what each costs alone.
 _LEARNT_TOGETHER = 8
 _LEARNT_WITHIN_S = 0.05
-_RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(get_args(Priority))}
-# Behind every priority.
-_SHADOW_RANK = len(_RANK)
-
 
 Outcome = Answer | Shed | Exception
 """What comes of a frame; an exception is a RouterError, or one that nobody expected."""
@@ -98,22 +97,23 @@ def _nobody(_: Outcome) -> None:
 
 
 class Service:
-    """Answer frames with the set in force, on one engine."""
+    """Answer frames with the set in force, the champion, and perhaps a challenger, on one engine."""
 
     def __init__(
         self,
         serving: Serving,
         pool: WorkerPool,
         limiter: Limiter,
-        health: EngineHealth,
         metrics: Metrics,
         clock: Clock,
         *,
+        challenge: Challenge | None = None,
         min_score: float = 0.0,
         shadow_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """min_score: of detections in answers that ask for none.
+        """challenge: a second set that is compared with this one. min_score: of detections in answers that
+        ask for none.
 
         shadow_share: of the early answers, those that an idle worker compares with the last stage's.
         """
@@ -121,7 +121,7 @@ class Service:
         self._min_score = min_score
         self._shadow_share, self._random = shadow_share, random.Random(seed)
         self._shadows: set[asyncio.Task[None]] = set()
-        self._limiter, self._health = limiter, health
+        self._limiter, self._challenge = limiter, challenge
         self._metrics, self._clock = metrics, clock
         self._unlearnt: list[tuple[Serving, Worked, Answer]] = []
         self._accepting = True
@@ -129,8 +129,13 @@ class Service:
 
     @property
     def serving(self) -> Serving:
-        """Return the set in force."""
+        """Return the set in force: the champion, where there is a challenger."""
         return self._serving
+
+    @property
+    def answering(self) -> tuple[Serving, ...]:
+        """Return the sets that answer requests."""
+        return (self._serving,) if self._challenge is None else self._challenge.answering
 
     def change(self, serving: Serving) -> Serving:
         """Put another set in force, for requests that arrive from now on; return the one before."""
@@ -145,7 +150,7 @@ class Service:
     @property
     def point_in_force(self) -> str:
         """Return the operating point of requests that name none."""
-        return self.held or self._serving.policies.controller.point
+        return self._in_force(self._serving)
 
     @property
     def held(self) -> str | None:
@@ -153,10 +158,13 @@ class Service:
 
         One that a new set does not publish is not held while that set is in force.
         """
-        if self._held is None:
-            return None
-        known = {point.name for point in self._serving.fleet.points}
-        return self._held if self._held in known else None
+        return self._held_in(self._serving)
+
+    def _held_in(self, serving: Serving) -> str | None:
+        return self._held if self._held is not None and serving.publishes(self._held) else None
+
+    def _in_force(self, serving: Serving) -> str:
+        return self._held_in(serving) or serving.policies.controller.point
 
     def hold(self, name: str | None) -> None:
         """Hold an operating point whatever the load, None for none; raises UnknownOperatingPoint."""
@@ -167,12 +175,12 @@ class Service:
     @property
     def ready(self) -> bool:
         """Return whether requests can expect answers."""
-        return self._accepting and self._pool.alive and self._health.well
+        return self._accepting and self._pool.alive and self._serving.health.well
 
     @property
     def well(self) -> bool:
         """Return whether the engine answers."""
-        return self._health.well
+        return self._serving.health.well
 
     @property
     def alive(self) -> bool:
@@ -234,33 +242,42 @@ class Service:
         arrived_ns: int,
         traceparent: str | None = None,
         finish: Callable[[Answer], None] | None = None,
+        within: Serving | None = None,
     ) -> Begun | Shed:
         """Begin what `detect` does; `then` gets what comes of it on this event loop, unless it is abandoned.
 
         An event loop's task with its futures costs about as much as all that is decided here, and is paid
-        for every frame. Raises what `detect` raises where that is known at once.
+        for every frame. within: the set that answers, None for the champion or what is drawn. Raises what
+        `detect` raises where that is known at once.
         """
-        serving = self._serving
-        policies, pool = serving.policies, self._pool
-        now_ns = self._clock.now_ns()
-        first = serving.home.plan.stages[0].variant
+        serving = self._serving if within is None else within
+        now_ns, pool = self._clock.now_ns(), self._pool
+        min_score = self._min_score if wishes.min_score is None else wishes.min_score
+        if self._challenge is not None and within is None:
+            again = partial(
+                self.begin, frame, deadline, wishes,
+                arrived_ns=arrived_ns, traceparent=traceparent, finish=finish,
+            )  # fmt: skip
+            allowed_ns = None if deadline.at_ns is None else deadline.at_ns - arrived_ns
+            asked = Asked(frame, wishes, min_score, allowed_ns, again)
+            serving, then = self._challenge.enter(asked, then, self._in_force)
+        policies = serving.policies
         left_ms, busy = deadline.left_ms(now_ns), pool.busy
-        policies.controller.arrived(now_ns, pool.waiting, policies.slow_down.factor(first))
-        point = serving.wished(wishes, self.point_in_force)
-        asked = wishes.model is not None or wishes.operating_point is not None
-        held = asked or self.held is not None
-        choices = (point,) if held else (point, *serving.cheaper(point, wishes.min_map))
+        serving.arrived(now_ns, pool.waiting)
+        held = self._held_in(serving)
+        point = serving.wished(wishes, held or policies.controller.point)
+        fixed = held is not None or wishes.model is not None or wishes.operating_point is not None
+        choices = (point,) if fixed else (point, *serving.cheaper(point, wishes.min_map))
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
-        order = (_RANK[wishes.priority], order_ns)
+        order = (RANK[wishes.priority], order_ns)
         if left_ms < math.inf:
             wait_ms = self._limiter.wait_ms(pool.ahead_of(order), busy)
             refusal = policies.planner.admit(point.plan.name, left_ms, wait_ms, min(busy + 1, pool.size))
             if refusal is not None:
-                return self._refuse(refusal)
+                return self._refuse(serving, refusal)
         permit = self._limiter.acquire(wishes.priority)
         if isinstance(permit, Shed):
             return permit
-        min_score = self._min_score if wishes.min_score is None else wishes.min_score
         shadowed = self._random.random() < self._shadow_share
         job = Job(
             frame, deadline, choices, order[0], arrived_ns, now_ns, min_score,
@@ -281,14 +298,14 @@ class Service:
 
     async def probe(self, image: NDArray[np.uint8]) -> bool:
         """Run the cheapest model once in a worker; return and remember whether the engine is well."""
-        executor = self._serving.executor
+        serving = self._serving
         try:
-            await self._pool.call(lambda _: executor.probe(image), (0, 0))
+            await self._pool.call(lambda _: serving.executor.probe(image), (0, 0))
         except EngineError as error:
             _LOG.warning("the engine does not answer: %s", error)
-            self._health.failed()
+            serving.health.failed()
             return False
-        self._health.succeeded()
+        serving.health.succeeded()
         return True
 
     def state(self) -> State:
@@ -297,7 +314,7 @@ class Service:
         policies = serving.policies
         return State(
             ready=self.ready,
-            engine_up=self._health.well,
+            engine_up=serving.health.well,
             inside=self._limiter.inside,
             waiting=self._pool.waiting,
             busy=self._pool.busy,
@@ -319,7 +336,12 @@ class Service:
             ),
         )
 
-    def _refuse(self, refusal: Refusal) -> Shed:
+    def _count(self, serving: Serving, ending: Ending) -> None:
+        if self._challenge is not None:
+            self._challenge.metrics.ended(serving.arm, ending)
+
+    def _refuse(self, serving: Serving, refusal: Refusal) -> Shed:
+        self._count(serving, "refused")
         if refusal.hopeless:
             left = f"{refusal.left_ms:.1f} ms are left" if refusal.left_ms > 0 else "the budget is spent"
             raise UnmeetableBudget(
@@ -335,18 +357,19 @@ class Service:
     def _conclude(self, serving: Serving, worked: Worked | Exception) -> Outcome:
         """Return what the sender gets; what can be learnt from it waits until that is on its way."""
         if isinstance(worked, Exception):
-            return self._failure(worked)
+            return self._failure(serving, worked)
         answer = worked.result
         assert answer is not None, "only work whose sender has left has no result, and nobody awaits that"
         if isinstance(answer, Refusal):
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
+            self._count(serving, "refused")
             return self._shed(answer)
         serving.inside += 1  # for what a shadow run will ask
         if worked.engine_error is None:
-            self._health.succeeded()
+            serving.health.succeeded()
         else:
             _LOG.warning("a later stage did not run: %s", worked.engine_error)
-            self._health.failed()
+            serving.health.failed()
         self._unlearnt.append((serving, worked, answer))
         if len(self._unlearnt) >= _LEARNT_TOGETHER:
             self._pool.loop.call_soon(self.learn)
@@ -354,13 +377,15 @@ class Service:
             self._pool.loop.call_later(_LEARNT_WITHIN_S, self.learn)
         return answer
 
-    def _failure(self, error: Exception) -> Exception:
+    def _failure(self, serving: Serving, error: Exception) -> Exception:
         """Return what the sender is told of an exception in a worker."""
         failure = error
         if isinstance(error, FrameError):
             failure = _REJECTIONS[type(error)](str(error))
         elif isinstance(error, EngineError):
-            self._health.failed()
+            self._count(serving, "failed")
+            if serving.arm == CHAMPION:
+                serving.health.failed()
             failure = EngineFailed(str(error))
         if failure is not error:
             # It holds the worker's frames, and with them images, in a circle through the ticket.
@@ -379,18 +404,12 @@ class Service:
 
     def _learn_from(self, serving: Serving, worked: Worked, answer: Answer) -> None:
         """Learn from what a worker did, and count it."""
-        policies, metrics = serving.policies, self._metrics
-        policies.slow_down.observe(DECODE, answer.decode_ms, serving.frontier.decode.mean_ms)
+        serving.learn(worked, answer)
+        metrics = self._metrics
         for stage in answer.stages:
-            mean_ms, median_ms = serving.baseline_ms(stage)
-            policies.slow_down.observe(stage.variant, stage.latency_ms, mean_ms)
-            policies.alarm.observe(stage.variant, stage.latency_ms, median_ms)
             metrics.stage(stage.variant, stage.latency_ms)
-        if worked.observed is not None:
-            policies.drift.observe(answer.stages[0].variant, worked.observed)
-        if answer.escalated is not None:
-            policies.drift.decided(answer.plan.name, answer.escalated)
-            policies.escalations.observe(answer.plan.name, answer.escalated)
+        # The share that is expected of a plan is the champion's.
+        if answer.escalated is not None and serving.arm == CHAMPION:
             metrics.decided(answer.plan.name, answer.escalated)
         if answer.cut is not None:
             metrics.cut(answer.cut.stage, answer.cut.reason)
@@ -402,6 +421,8 @@ class Service:
             decode_ms=answer.decode_ms,
             left_ms=answer.left_ms,
         )
+        if self._challenge is not None:
+            self._challenge.answered(serving.arm, answer)
         if worked.image is not None:
             self._perhaps_shadow(serving, answer, worked.image)
 
@@ -417,7 +438,7 @@ class Service:
     async def _shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
         plan, early = answer.plan, answer.detections
         try:
-            order = (_SHADOW_RANK, self._clock.now_ns())
+            order = (BEHIND_ALL, self._clock.now_ns())
             differ = await self._pool.call(lambda _: serving.executor.shadow(plan, image, early), order)
             self._metrics.shadowed(plan.name, differ)
         except (EngineError, PoolClosed) as error:

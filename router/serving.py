@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 from model_repo.frontier import Frontier
 from model_repo.publish import Repository
+from router.arms import ArmName
 from router.controller import Controller
 from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
-from router.engines import Fleet, ServedPoint, published_accuracy
-from router.errors import UnknownOperatingPoint, UnmeetableAccuracy
-from router.execution import Executor, StageRun
-from router.planner import Planner
+from router.engines import EngineHealth, Fleet, ServedPoint, published_accuracy
+from router.errors import UnknownModel, UnknownOperatingPoint, UnmeetableAccuracy
+from router.execution import Answer, Executor, StageRun, Worked
+from router.planner import DECODE, Planner
 from router.wishes import ACCURACY_HEADER, Wishes
 
 
@@ -36,7 +37,8 @@ class Policies:
 class Serving:
     """A set with its policies and its way of running.
 
-    rungs: what load may put in force, cheapest first. inside: counts the requests that hold this set.
+    rungs: what load may put in force, cheapest first. health: of the engine, as this set's requests find it.
+    inside: counts the requests that hold this set.
     """
 
     repository: Repository
@@ -44,6 +46,8 @@ class Serving:
     executor: Executor
     policies: Policies
     rungs: tuple[ServedPoint, ...]
+    health: EngineHealth
+    arm: ArmName
     inside: int = field(default=0, init=False)
     _points: Mapping[str, ServedPoint] = field(init=False)
     _rungs: Mapping[str, ServedPoint] = field(init=False)
@@ -75,8 +79,11 @@ class Serving:
         return self._points[self.policies.controller.home]
 
     def model(self, variant: str) -> ServedPoint:
-        """Return a variant by itself as a point of its name; raises KeyError when it is not served."""
-        return self._models[variant]
+        """Return a variant by itself as a point of its name; raises UnknownModel when it is not served."""
+        point = self._models.get(variant)
+        if point is None:
+            raise UnknownModel(f"{variant[:80]!r} is none of {', '.join(self._models)}")
+        return point
 
     def point(self, name: str) -> ServedPoint:
         """Return an operating point as it is served; raises UnknownOperatingPoint."""
@@ -89,7 +96,7 @@ class Serving:
         """Return the point that a request names, or the one in force; with a least accuracy, the one in force
         where it is accurate enough, else the cheapest that is.
 
-        Raises UnknownOperatingPoint, or UnmeetableAccuracy, which names the most accurate.
+        Raises UnknownModel, UnknownOperatingPoint, or UnmeetableAccuracy, which names the most accurate.
         """
         if wishes.model is not None:
             return self.model(wishes.model)
@@ -106,6 +113,38 @@ class Serving:
                 f" {best.name} with {_map(best):.4f}"
             )
         return min(enough, key=lambda other: other.plan.mean_ms)
+
+    def grants(self, wishes: Wishes) -> bool:
+        """Return whether this set has the model, the operating point or the accuracy that a request wants."""
+        if wishes.model is not None:
+            return wishes.model in self._models
+        if wishes.operating_point is not None:
+            return wishes.operating_point in self._points
+        return wishes.min_map is None or any(_map(point) >= wishes.min_map for point in self.fleet.points)
+
+    def publishes(self, name: str) -> bool:
+        """Return whether there is an operating point of this name."""
+        return name in self._points
+
+    def arrived(self, now_ns: int, waiting: int) -> None:
+        """Let load decide which operating point is in force, at an arrival with `waiting` requests queued."""
+        first = self.home.plan.stages[0].variant
+        policies = self.policies
+        policies.controller.arrived(now_ns, waiting, policies.slow_down.factor(first))
+
+    def learn(self, worked: Worked, answer: Answer) -> None:
+        """Let the policies learn from what a worker did."""
+        policies = self.policies
+        policies.slow_down.observe(DECODE, answer.decode_ms, self.frontier.decode.mean_ms)
+        for stage in answer.stages:
+            mean_ms, median_ms = self.baseline_ms(stage)
+            policies.slow_down.observe(stage.variant, stage.latency_ms, mean_ms)
+            policies.alarm.observe(stage.variant, stage.latency_ms, median_ms)
+        if worked.observed is not None:
+            policies.drift.observe(answer.stages[0].variant, worked.observed)
+        if answer.escalated is not None:
+            policies.drift.decided(answer.plan.name, answer.escalated)
+            policies.escalations.observe(answer.plan.name, answer.escalated)
 
     def cheaper(self, point: ServedPoint, min_map: float | None) -> tuple[ServedPoint, ...]:
         """Return the rungs below a point, costliest first; with `min_map`, those that reach it."""

@@ -1,4 +1,7 @@
-"""What a request may ask for: an operating point or a least accuracy, a least score, and a priority."""
+"""What a request may ask for: an operating point or a least accuracy, a least score, and a priority.
+
+Beside them it may say whose it is, which is heeded while two sets are compared.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,16 @@ POINT_HEADER = "X-Operating-Point"
 ACCURACY_HEADER = "X-Min-Accuracy"
 SCORE_HEADER = "X-Min-Score"
 PRIORITY_HEADER = "X-Priority"
+SESSION_HEADER = "X-Session-Id"
 Priority = Literal["high", "normal", "low"]
 _PRIORITIES: Mapping[str, Priority] = {name: name for name in get_args(Priority)}
+RANK: Mapping[str, int] = {name: rank for rank, name in enumerate(_PRIORITIES)}
+"""Of a priority in the workers' queue, 0 first."""
+BEHIND_ALL = len(RANK)
+"""The rank of what nobody waits for."""
 _KEYS = frozenset(
-    name.lower().encode() for name in (POINT_HEADER, ACCURACY_HEADER, SCORE_HEADER, PRIORITY_HEADER)
+    name.lower().encode()
+    for name in (POINT_HEADER, ACCURACY_HEADER, SCORE_HEADER, PRIORITY_HEADER, SESSION_HEADER)
 )
 _SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?")
 
@@ -27,7 +36,8 @@ class Wishes:
     """A request's wishes; None where it leaves the choice to the gateway.
 
     min_map: the least published mAP of the plan, a fraction. min_score: of the detections in the answer.
-    priority: who is queued and let in first. model: a variant's name, to be answered by it alone.
+    priority: who is queued and let in first. model: a variant's name, to be answered by it alone. session:
+    requests that say the same are answered by the same of two sets that are compared.
     """
 
     operating_point: str | None = None
@@ -35,6 +45,7 @@ class Wishes:
     priority: Priority = "normal"
     min_score: float | None = None
     model: str | None = None
+    session: str | None = None
 
     @classmethod
     def of(cls, headers: Headers, *, operating_point: str | None = None) -> Wishes:
@@ -58,6 +69,7 @@ class Wishes:
             accuracy,
             "normal" if priority is None else _PRIORITIES[priority],
             _share(headers, SCORE_HEADER),
+            session=only(headers, SESSION_HEADER),
         )
 
 

@@ -385,11 +385,11 @@ def rows_of(*boxes: tuple[float, float, float, float, float, int]) -> NDArray[np
 class FakeEngine:
     """An engine that follows a script and keeps every rule of the protocol.
 
-    rows: by variant name, rows [1, 100, 6] or a function of the frames; a variant without gives no
-    detections. latency_ms: by variant name, passed to `sleep` (a fake clock's, or time.sleep); a latency
-    above `timeout_s` sleeps that long and raises EngineTimeout. failures: raised one by one by the next
-    calls of infer, None for a call that succeeds. refuses: variants that load refuses. calls: the names
-    that infer was asked for, in order.
+    rows: by variant name or folder, rows [1, 100, 6] or a function of the frames; a variant without gives no
+    detections. broken: folders whose variants fail. latency_ms: by variant name or folder, passed to `sleep`
+    (a fake clock's, or time.sleep); a latency above `timeout_s` sleeps that long and raises EngineTimeout.
+    failures: raised one by one by the next calls of infer, None for a call that succeeds. refuses: variants
+    that load refuses. calls: the names that infer was asked for, in order.
     """
 
     rows: Mapping[str, Rows] = field(default_factory=dict)
@@ -397,6 +397,7 @@ class FakeEngine:
     sleep: Callable[[float], None] = FakeClock().sleep
     failures: deque[Exception | None] = field(default_factory=deque)
     refuses: frozenset[str] = frozenset()
+    broken: set[str] = field(default_factory=set)
     name: RuntimeName = "openvino"
     version: str = "fake"
     parallelism: int = 1
@@ -441,12 +442,14 @@ class FakeEngine:
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:
             raise failure
-        latency_s = self.latency_ms.get(name, 0.0) / 1e3
+        if variant.folder in self.broken:
+            raise EngineUnavailable(f"{variant.folder!r} is broken")
+        latency_s = self.latency_ms.get(variant.folder, self.latency_ms.get(name, 0.0)) / 1e3
         if timeout_s is not None and latency_s > timeout_s:
             self.sleep(timeout_s)
             raise EngineTimeout(f"{name!r} takes {latency_s} s, {timeout_s} s were left")
         self.sleep(latency_s)
-        scripted = self.rows.get(name, rows_of())
+        scripted = self.rows.get(variant.folder, self.rows.get(name, rows_of()))
         rows = scripted(frames) if callable(scripted) else np.repeat(scripted, len(frames), axis=0)
         earlier: Mapping[str, Tensors] = {
             segment.sha256: (done or {}).get(segment.sha256, {}) for segment in variant.segments[:-1]

@@ -10,7 +10,14 @@ from typing import TypedDict
 from router.budget import BUDGET_HEADER
 from router.client.errors import GatewayError, GatewayFailed, GatewayOverloaded
 from router.documents import AnswerDocument
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, Priority
+from router.wishes import (
+    ACCURACY_HEADER,
+    POINT_HEADER,
+    PRIORITY_HEADER,
+    SCORE_HEADER,
+    SESSION_HEADER,
+    Priority,
+)
 
 _FIRST_WAIT_S = 0.05
 
@@ -20,7 +27,7 @@ class Asked(TypedDict, total=False):
 
     budget_ms: milliseconds until an answer is worth nothing, retries included. operating_point: a published
     name. min_accuracy: the least published mAP, 0 to 1. min_score: of detections in the answer. request_id:
-    echoed.
+    echoed. session_id: the same for frames that are to be answered by the same set while two are compared.
     """
 
     budget_ms: float | None
@@ -29,6 +36,7 @@ class Asked(TypedDict, total=False):
     priority: Priority | None
     min_score: float | None
     request_id: str | None
+    session_id: str | None
 
 
 def wishes_of(asked: Asked) -> dict[str, str]:
@@ -38,6 +46,7 @@ def wishes_of(asked: Asked) -> dict[str, str]:
         ACCURACY_HEADER: None if accuracy is None else f"{accuracy:.6f}",
         PRIORITY_HEADER: asked.get("priority"),
         SCORE_HEADER: None if score is None else f"{score:.6f}",
+        SESSION_HEADER: asked.get("session_id"),
     }
     return {name: value for name, value in said.items() if value is not None}
 

@@ -10,6 +10,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 
+from router.arms import ARMS, ArmName
 from router.budget import BUDGET_HEADER
 from router.client.asking import Asked, Patience, waiting, waiting_async, wishes_of
 from router.client.errors import URN, GatewayError, GatewayFailed, RequestRejected, error_for
@@ -272,8 +273,10 @@ def _problem_of_status(status: Status, detail: str) -> ProblemDocument:
 
 def _document(response: wire.DetectResponse) -> AnswerDocument:
     cut, certificate = response.cut, response.certificate
+    known: Mapping[str, ArmName] = {name: name for name in ARMS}
     return AnswerDocument(
         request_id=response.request_id,
+        arm=known.get(response.arm),
         operating_point=response.operating_point,
         plan=response.plan,
         stages=[StageDocument(variant=s.variant, latency_ms=s.latency_ms) for s in response.stages],

@@ -133,7 +133,7 @@ class Timing(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class DetectResponse(_message.Message):
-    __slots__ = ("request_id", "detections", "image_width", "image_height", "operating_point", "plan", "stages", "cut", "certificate", "timing")
+    __slots__ = ("request_id", "detections", "image_width", "image_height", "operating_point", "plan", "stages", "cut", "certificate", "timing", "arm")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DETECTIONS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +144,7 @@ class DetectResponse(_message.Message):
     CUT_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     detections: _containers.RepeatedCompositeFieldContainer[DetectedObject]
     image_width: int
@@ -154,4 +155,5 @@ class DetectResponse(_message.Message):
     cut: Cut
     certificate: Certificate
     timing: Timing
-    def __init__(self, request_id: _Optional[str] = ..., detections: _Optional[_Iterable[_Union[DetectedObject, _Mapping]]] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., operating_point: _Optional[str] = ..., plan: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    arm: str
+    def __init__(self, request_id: _Optional[str] = ..., detections: _Optional[_Iterable[_Union[DetectedObject, _Mapping]]] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ..., operating_point: _Optional[str] = ..., plan: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., arm: _Optional[str] = ...) -> None: ...

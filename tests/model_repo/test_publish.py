@@ -150,6 +150,17 @@ def test_files_outside_models_are_refused(repository: Repository) -> None:
     assert publish.read(repository.root) == repository
 
 
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_a_copy_is_the_same_set_elsewhere(tmp_path: Path, shared_trunk: bool) -> None:
+    """Manifest and models are those of the repository that was copied, whatever was there before."""
+    source = tiny_repository(tmp_path / "source", shared_trunk=shared_trunk, training=1)
+    target = tiny_repository(tmp_path / "target").root
+    assert publish.copy(source, target).digest == source.digest
+    copied = publish.read(target)
+    assert copied.frontier == source.frontier
+    assert _files(source.root).items() <= _files(target).items()
+
+
 def test_published_files_do_not_depend_on_their_sources(repository: Repository, tmp_path: Path) -> None:
     """Removing the sources after publishing harms nothing."""
     frontier, folders = _other(tmp_path)

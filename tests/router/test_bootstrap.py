@@ -64,6 +64,8 @@ def test_every_field_has_a_flag() -> None:
         (["--port", "70000"], "--port"),
         (["--runtime", "triton"], "--triton-url"),
         (["--threads", "0"], "--threads"),
+        (["--challenger-share", "1.1"], "--challenger-share"),
+        (["--challenger-mode", "canary"], "--challenger-mode"),
     ],
 )
 def test_a_bad_flag_is_named(monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:

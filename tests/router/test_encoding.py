@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_the_written_answer_is_the_documented_one(
     """Every answer parses as an AnswerDocument that says the same, to the written digits."""
     stage = None if cut is None else Cut("tiny-1", "tiny-0-then-tiny-1", "deadline", 7.0, cut)
     text = answer_json(answer_of(repository, found, stage), "id-1")
-    assert set(json.loads(text)) == set(AnswerDocument.model_fields)
+    assert set(json.loads(text)) == set(AnswerDocument.model_fields) - {"arm"}
     document = AnswerDocument.model_validate_json(text, strict=True)
     assert (document.request_id, document.plan) == ("id-1", "tiny-0-then-tiny-1")
     assert [(s.variant, s.latency_ms) for s in document.stages] == [("tiny-0", 1.25), ("tiny-1", 2.5)]
@@ -63,6 +64,13 @@ def test_the_written_answer_is_the_documented_one(
         assert said.score == pytest.approx(meant[4], abs=1e-6)
         assert said.label == CLASSES[said.class_id]
         assert said.class_id == meant[5]
+
+
+def test_the_arm_is_said_where_there_are_two(repository: Repository) -> None:
+    """Of two sets that are compared an answer says which gave it, in JSON and over gRPC."""
+    given = replace(answer_of(repository, []), arm="challenger")
+    assert AnswerDocument.model_validate_json(answer_json(given, "id")).arm == "challenger"
+    assert encode_answer(given, "id").arm == "challenger"
 
 
 def test_a_certificate_is_written_whole(repository: Repository) -> None:

@@ -40,14 +40,15 @@ pytestmark = pytest.mark.anyio
 class Held:
     """An engine's rows that a test holds back, to keep a worker busy."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: NDArray[np.float32] = SURE) -> None:
+        self._rows = rows
         self.began, self._open = threading.Event(), threading.Event()
 
     def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         del frames
         self.began.set()
         assert self._open.wait(30)
-        return SURE
+        return self._rows
 
     def open(self) -> None:
         """Let the worker go on."""

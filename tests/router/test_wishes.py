@@ -17,6 +17,7 @@ def test_wishes_are_read() -> None:
     assert Wishes.of({b"x-min-accuracy": [b" 0.75 "], b"x-priority": [b"high"]}) == Wishes(None, 0.75, "high")
     assert Wishes.of({b"x-min-score": [b"0.25"]}) == Wishes(min_score=0.25)
     assert Wishes.of({}, operating_point="fast") == Wishes("fast")
+    assert Wishes.of({b"x-session-id": [b" camera-7 "]}) == Wishes(session="camera-7")
 
 
 @pytest.mark.parametrize(
