@@ -7,15 +7,14 @@ import socket
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import orjson
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from router import rtp_jpeg
 from router.client.errors import unreachable
 from router.datagrams import datagrams
-from router.documents import AnswerDocument, ProblemDocument
+from router.documents import AnswerDocument, Document, ProblemDocument
 from router.pieces import NUMBERS
 
 _LARGEST = 65_536
@@ -36,6 +35,18 @@ class CameraResult:
     answer: AnswerDocument | None
     problem: ProblemDocument | None
     left_out: int
+
+
+class _FittingAnswer(AnswerDocument):
+    left_out: int = 0
+
+
+class _ResultDocument(Document):
+    name: str = Field(pattern=r"/[0-9]+$")
+    dropped: int
+    age_ms: float
+    answer: _FittingAnswer | None = None
+    problem: ProblemDocument | None = None
 
 
 class UdpCamera:
@@ -81,11 +92,19 @@ class UdpCamera:
         """Return the next result, None when there is none within the time; raises GatewayFailed."""
         self._socket.settimeout(timeout_s)
         try:
-            return _result(orjson.loads(self._socket.recv(_LARGEST)))
-        except TimeoutError:
+            said = _ResultDocument.model_validate_json(self._socket.recv(_LARGEST))
+        except (TimeoutError, BlockingIOError):
             return None
-        except (OSError, orjson.JSONDecodeError, KeyError, ValidationError) as error:
+        except (OSError, ValidationError) as error:
             raise unreachable(error) from error
+        return CameraResult(
+            frame=int(said.name.rpartition("/")[2]),
+            dropped=said.dropped,
+            age_ms=said.age_ms,
+            answer=said.answer,
+            problem=said.problem,
+            left_out=0 if said.answer is None else said.answer.left_out,
+        )
 
     def close(self) -> None:
         """Close the socket."""
@@ -115,15 +134,3 @@ class UdpCamera:
         )
         self._sequence += len(made)
         return number % NUMBERS, made
-
-
-def _result(said: dict[str, Any]) -> CameraResult:  # Any: JSON, which the models check
-    answer, problem = said.get("answer"), said.get("problem")
-    return CameraResult(
-        frame=int(said["name"].rpartition("/")[2]),
-        dropped=said["dropped"],
-        age_ms=said["age_ms"],
-        answer=None if answer is None else AnswerDocument.model_validate(answer),
-        problem=None if problem is None else ProblemDocument.model_validate(problem),
-        left_out=0 if answer is None else answer.get("left_out", 0),
-    )
