@@ -16,7 +16,7 @@ HALF_WIDTH, HALF_BOTH = 0x21, 0x22
 
 _SOI, _EOI, _SOF0, _DHT, _DQT, _DRI, _SOS, _APP0 = 0xD8, 0xD9, 0xC0, 0xC4, 0xDB, 0xDD, 0xDA, 0xE0
 _OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {_SOF0, _DHT, 0xC8, 0xCC}
-END = bytes((0xFF, _EOI))
+_END = bytes((0xFF, _EOI))
 _JFIF = b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _WHOLE_BLOCK = b"\0\x3f\0"
 
@@ -93,7 +93,7 @@ def write(image: Baseline) -> bytes:
     if image.restart_interval:
         parts.append(_segment(_DRI, struct.pack(">H", image.restart_interval)))
     parts.append(_segment(_SOS, bytes((3, 1, 0x00, 2, 0x11, 3, 0x11)) + _WHOLE_BLOCK))
-    return b"".join((*parts, image.scan, END))
+    return b"".join((*parts, image.scan, _END))
 
 
 def read(jpeg: bytes) -> Baseline:
@@ -118,7 +118,7 @@ def read(jpeg: bytes) -> Baseline:
                 raise UnsuitableJpeg("its scan comes before its size (SOF0)")
             (height, width), sampling, used = _frame_in(frame)
             _check_codes(body, codes)
-            stop = jpeg.find(END, end)
+            stop = jpeg.find(_END, end)
             if stop < 0:
                 raise UnsuitableJpeg("it ends before its end marker (EOI)")
             try:

@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from router.jpeg import END, HALF_BOTH, HALF_WIDTH, Baseline, UnsuitableJpeg, quantizers, read, write
+from router.jpeg import HALF_BOTH, HALF_WIDTH, Baseline, UnsuitableJpeg, quantizers, read, write
 from router.pieces import NUMBERS, MalformedDatagram, Piece, UnsupportedDatagram
 
 CLOCK_HZ = 90_000
@@ -49,11 +49,10 @@ class Headers:
     budget_ms: ClassVar[None] = None
 
     def open(self, content: bytes) -> bytes:
-        """Return the JFIF file of a whole scan; some senders include the end marker, some do not."""
+        """Return the JFIF file of a whole scan; an end marker that a sender included stands twice then."""
         tables = self.tables or quantizers(self.q)
         sampling = _SAMPLING[self.kind % _WITH_RESTARTS]
-        scan = content.removesuffix(END)
-        return write(Baseline(self.width, self.height, sampling, tables, self.restart_interval, scan))
+        return write(Baseline(self.width, self.height, sampling, tables, self.restart_interval, content))
 
 
 def parse(packet: bytes) -> Piece:

@@ -112,22 +112,10 @@ class UdpIngest(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         """Take a datagram; called by the event loop."""
-        if not self._heard(addr[0]):
-            self._metrics.datagram("foreign")
-            return
         try:
-            piece = parse(data)
-        except MalformedDatagram:
-            self._metrics.datagram("malformed")
-            return
-        except UnsupportedDatagram:
-            self._metrics.datagram("unsupported")
-            return
-        key: Key = (addr, piece.stream)
-        fate, whole = self._frames.take(key, piece, self._streams.clock.now_ns())
-        self._metrics.datagram(fate)
-        if whole is not None:
-            self._offer(key, whole)
+            self._take(data, addr)
+        except Exception:  # noqa: BLE001 - the edge of a datagram: uvloop would close the port
+            _LOG.exception("UDP: a datagram of %d bytes", len(data))
 
     def error_received(self, exc: Exception) -> None:
         """Log what the operating system says of a datagram that was sent; called by the event loop."""
@@ -147,6 +135,24 @@ class UdpIngest(asyncio.DatagramProtocol):
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    def _take(self, data: bytes, addr: Address) -> None:
+        if not self._heard(addr[0]):
+            self._metrics.datagram("foreign")
+            return
+        try:
+            piece = parse(data)
+        except MalformedDatagram:
+            self._metrics.datagram("malformed")
+            return
+        except UnsupportedDatagram:
+            self._metrics.datagram("unsupported")
+            return
+        key: Key = (addr, piece.stream)
+        fate, whole = self._frames.take(key, piece, self._streams.clock.now_ns())
+        self._metrics.datagram(fate)
+        if whole is not None:
+            self._offer(key, whole)
 
     def _offer(self, key: Key, whole: Whole) -> None:
         at = self._open.get(key)
