@@ -102,6 +102,24 @@ def command(
         int | None,
         _option("admin_port", "For the administrator, on 127.0.0.1; default: none", "Network"),
     ] = None,
+    udp_port: Annotated[
+        int | None,
+        _option("udp_port", "For cameras' datagrams; 0 for any free one; default: none", "Cameras"),
+    ] = None,
+    udp_allow: Annotated[
+        str | None,
+        _option("udp_allow", "Networks that are heard: 10.0.0.0/8,192.168.1.7; default: loopback", "Cameras"),
+    ] = None,
+    udp_query: Annotated[
+        str, _option("udp_query", "For all frames: budget_ms=40&min_score=0.3 as of /v1/stream", "Cameras")
+    ] = _DEFAULT["udp_query"],
+    udp_callback: Annotated[
+        str | None,
+        _option("udp_callback", "Results are posted to it; default: datagrams to the sender", "Cameras"),
+    ] = None,
+    udp_streams: Annotated[int, _option("udp_streams", "Cameras at once", "Cameras")] = _DEFAULT[
+        "udp_streams"
+    ],
     max_queue: Annotated[
         int, _option("max_queue", "Requests that may wait; more are shed", "Limits")
     ] = _DEFAULT["max_queue"],
@@ -193,7 +211,8 @@ def run(config: Config) -> None:
 def _say(addresses: Addresses) -> None:
     grpc = f", gRPC on {addresses.grpc}" if addresses.grpc else ""
     admin = f", administration on {addresses.admin}" if addresses.admin else ""
-    _LOG.info("serving on %s%s%s", addresses.http, grpc, admin)
+    udp = f", UDP on {addresses.udp}" if addresses.udp else ""
+    _LOG.info("serving on %s%s%s%s", addresses.http, grpc, udp, admin)
 
 
 def main() -> None:

@@ -70,6 +70,7 @@ from router.serving import Policies, Serving
 from router.stream import Streams
 from router.stream_socket import StreamSocket
 from router.tracing import NoTracing, OpenTelemetry, Tracing
+from router.udp import receiving
 from router.workers import WorkerPool
 
 _LOG = logging.getLogger(__name__)
@@ -413,6 +414,7 @@ class Addresses:
     http: str
     grpc: str | None
     admin: str | None = None
+    udp: str | None = None
 
 
 async def serve(
@@ -441,8 +443,13 @@ async def serve(
             admin_server = make_server(gateway.admin, drain_s=config.drain_s)
             await stack.enter_async_context(_running(admin_server, admin_socket))
             admin = f"http://{ADMIN_HOST}:{admin_socket.getsockname()[1]}"
+        udp = None
+        if config.udp_port is not None:
+            udp = await stack.enter_async_context(
+                receiving(config, config.udp_port, gateway.streams, gateway.metrics)
+            )
         host, port = http_socket.getsockname()[:2]
-        started(Addresses(f"http://{host}:{port}", grpc_address, admin))
+        started(Addresses(f"http://{host}:{port}", grpc_address, admin, udp))
         await stop.wait()
         _LOG.info("draining")
         gateway.service.drain()

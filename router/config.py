@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -22,13 +24,18 @@ from router.budget import MAX_BUDGET_MS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Measure = Literal["auto", "always", "never"]
+Network = IPv4Network | IPv6Network
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+_LOOPBACK = "127.0.0.0/8,::1/128"
 
 
 class Config(BaseModel):
     """Everything that can be set.
 
+    udp_port: where cameras' datagrams are taken, None for nowhere; udp_allow: the networks that are heard,
+    comma-separated, None for this machine; udp_query: what their streams ask for, as the query of
+    `/v1/stream`; udp_callback: where results are posted, None for datagrams to the sender.
     admin_port: where an administrator on this machine may hold an operating point; None for nowhere.
     threads: cores per inference; workers: requests at work at once; None for what a short measurement at
     start finds best, which is remembered in the folder `cache`, None for the user's own.
@@ -61,6 +68,11 @@ class Config(BaseModel):
     grpc: bool = True
     grpc_port: Port = 8081
     admin_port: Port | None = None
+    udp_port: Port | None = None
+    udp_allow: str | None = None
+    udp_query: str = ""
+    udp_callback: str | None = None
+    udp_streams: PositiveInt = 16
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False
@@ -98,10 +110,45 @@ class Config(BaseModel):
             raise ValueError("runtime triton needs --triton-url host:port")
         if self.max_buffered_bytes < self.max_bytes:
             raise ValueError("max_buffered_bytes must hold at least one body of max_bytes")
+        if self.udp_port is not None and self.udp_allow is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"--udp-port on {self.host} needs --udp-allow: the cameras' networks, such as 10.0.0.0/8"
+            )
         return self
+
+    @field_validator("udp_allow")
+    @classmethod
+    def _are_networks(cls, text: str | None) -> str | None:
+        if text is not None:
+            _networks(text)
+        return text
+
+    @field_validator("udp_callback")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no http:// or https:// address")
+        return url
+
+    @property
+    def udp_networks(self) -> tuple[Network, ...]:
+        """Return the networks whose datagrams are heard."""
+        return _networks(_LOOPBACK if self.udp_allow is None else self.udp_allow)
 
     @property
     def triton_urls(self) -> tuple[str, ...]:
         """Return Triton's endpoints, host:port each, in the order given."""
         given = (self.triton_url or "").split(",")
         return tuple(dict.fromkeys(url.strip() for url in given if url.strip()))
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """Read comma-separated networks or addresses; raises ValueError."""
+    return tuple(ip_network(part.strip()) for part in text.split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

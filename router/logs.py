@@ -33,3 +33,5 @@ def set_up(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # Each of its calls would be a line otherwise.
+    logging.getLogger("httpx").setLevel(logging.WARNING)

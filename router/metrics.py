@@ -21,11 +21,13 @@ from router.endpoints import EndpointState
 from router.engines import published_accuracy
 from router.execution import Answer
 from router.headers import Headers
+from router.reassembly import DatagramFate, FrameFate
 from router.tracing import NoTracing, RequestTrace, Tracing
 
 Protocol = Literal["http", "grpc", "websocket", "grpc-stream", "udp"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed", "superseded"]
 ReloadResult = Literal["taken", "refused", "rolled back"]
+TellFate = Literal["sent", "failed", "superseded"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = tuple(
     ms / 1e3
@@ -108,6 +110,9 @@ class Metrics:
         )
         self._reused = self._counter("reused", "Frames answered with an earlier one's answer", "protocol")
         self._streams = self._gauge("streams", "Open streams", "protocol")
+        self._datagrams = self._counter("udp_datagrams", "Datagrams by what became of them", "fate")
+        self._udp_frames = self._counter("udp_frames", "Frames in datagrams by how they ended", "fate")
+        self._told = self._counter("udp_results", "Results for cameras by what became of them", "fate")
         self._slack_s = self._histogram("slack_seconds", "Budget left when the answer was ready")
         self._shadow = Histogram(
             "paretogate_shadow_disagreement",
@@ -195,6 +200,18 @@ class Metrics:
         self._age_s.labels(protocol).observe(age_ms / 1e3)
         if reused:
             self._reused[protocol].inc()
+
+    def datagram(self, fate: DatagramFate) -> None:
+        """Count a datagram."""
+        self._datagrams[fate].inc()
+
+    def udp_frame(self, fate: FrameFate) -> None:
+        """Count a frame of which a datagram came: how its pieces ended."""
+        self._udp_frames[fate].inc()
+
+    def told(self, fate: TellFate) -> None:
+        """Count a result that was to be sent to a camera, or to a callback."""
+        self._told[fate].inc()
 
     def stage(self, variant: str, latency_ms: float) -> None:
         """Record a stage that ran."""

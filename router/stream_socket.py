@@ -62,7 +62,7 @@ class StreamSocket:
 
         try:
             _check_origin(headers)
-            asked = self._streams.wishes(_with_query(headers, scope.get("query_string", b"")))
+            asked = self._streams.wishes(with_query(headers, scope.get("query_string", b"")))
             stream = self._streams.open("websocket", asked, answer_json, tell, request_id)
         except RouterError as error:
             await _refuse(send, problem_of(error), request_id)
@@ -134,7 +134,7 @@ def encode_result(result: Result[bytes], request_id: str) -> bytes:
     return orjson.dumps(said)[:-1] + b',"' + kind + b'":' + body + b"}"
 
 
-def _with_query(headers: Headers, query: bytes) -> Headers:
+def with_query(headers: Headers, query: bytes) -> Headers:
     """Return the headers with what the query says; raises MalformedRequest, which names the parameter."""
     both: dict[bytes, list[bytes]] = {name: list(values) for name, values in headers.items()}
     try:

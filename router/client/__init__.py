@@ -10,6 +10,7 @@ see `router.client.errors`.
 """
 
 from router.client.asking import Asked, Patience
+from router.client.camera import CameraResult, UdpCamera
 from router.client.errors import GatewayError, GatewayFailed, GatewayOverloaded, RequestRejected
 from router.client.http import AsyncGatewayClient, GatewayClient
 from router.client.rpc import AsyncGrpcGatewayClient, GrpcGatewayClient
@@ -18,6 +19,7 @@ __all__ = [
     "Asked",
     "AsyncGatewayClient",
     "AsyncGrpcGatewayClient",
+    "CameraResult",
     "GatewayClient",
     "GatewayError",
     "GatewayFailed",
@@ -25,4 +27,5 @@ __all__ = [
     "GrpcGatewayClient",
     "Patience",
     "RequestRejected",
+    "UdpCamera",
 ]

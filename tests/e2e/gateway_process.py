@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_SERVING = re.compile(r"serving on (http://[^,\s]+)(?:, gRPC on (\S+))?")
+_SERVING = re.compile(r"serving on (http://[^,\s]+)(?:, gRPC on ([^,\s]+))?(?:, UDP on ([^,\s]+))?")
 _START_S = 120.0
 _STOP_S = 60.0
 
@@ -25,6 +25,7 @@ class GatewayProcess:
     process: subprocess.Popen[str]
     url: str = ""
     grpc_address: str = ""
+    udp_address: str = ""
     log: list[str] = field(default_factory=list)
 
     @property
@@ -64,6 +65,7 @@ def gateway_process(repository: Path, *arguments: str) -> Iterator[GatewayProces
             found = _SERVING.search(line)
             if found:
                 gateway.url, gateway.grpc_address = found[1], found[2] or ""
+                gateway.udp_address = found[3] or ""
                 serving.set()
         serving.set()
 

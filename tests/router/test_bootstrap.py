@@ -66,6 +66,9 @@ def test_every_field_has_a_flag() -> None:
         (["--threads", "0"], "--threads"),
         (["--challenger-share", "1.1"], "--challenger-share"),
         (["--challenger-mode", "canary"], "--challenger-mode"),
+        (["--udp-port", "0", "--host", "0.0.0.0"], "--udp-allow"),
+        (["--udp-allow", "10.0.0.0/99"], "--udp-allow"),
+        (["--udp-callback", "file:///etc"], "--udp-callback"),
     ],
 )
 def test_a_bad_flag_is_named(monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
