@@ -14,9 +14,10 @@ from model_repo.codec import ManifestError
 from model_repo.publish import RepositoryError
 from model_repo.runtime.engine import EngineError
 from router import logs
-from router.bootstrap import Addresses, bind, build, serve
+from router.bootstrap import build
 from router.config import Config
 from router.engines import StartupError
+from router.running import Addresses, bind, serve
 
 _EPILOG = (
     "Every option can be given as PARETOGATE_<OPTION>, for example PARETOGATE_OPERATING_POINT=fast. "

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import cv2
-import numpy as np
 from prometheus_client import disable_created_metrics
 from starlette.applications import Starlette
 
@@ -22,7 +18,6 @@ from model_repo.latency import Environment
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import default_runtime, environment, make_engine
-from router.admin import HOST as ADMIN_HOST
 from router.admin import make_admin_app
 from router.admission import Limiter, LittleLimit
 from router.arrangement import Arrangement, arrange, possible, user_cache
@@ -45,13 +40,11 @@ from router.engines import (
 )
 from router.execution import Executor
 from router.grpc_api import DetectionServicer
-from router.grpc_server import GrpcServer
 from router.http_api import Views, make_app, release
 from router.http_body import Bodies, BodyLimits
 from router.http_detect import DetectEndpoint
 from router.http_frames import FramesEndpoint
 from router.http_reply import Asgi
-from router.http_server import GatewayServer, make_server
 from router.metrics import Metrics
 from router.oip import Models
 from router.oip_grpc import InferenceServicer
@@ -64,7 +57,6 @@ from router.tracing import NoTracing, OpenTelemetry, Tracing
 from router.workers import WorkerPool
 
 _LOG = logging.getLogger(__name__)
-_PROBE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,116 +333,3 @@ def _check_point(fleet: Fleet, name: str) -> None:
     known = [point.name for point in fleet.points]
     if name not in known:
         raise StartupError(f"no operating point {name!r} is published; known are {', '.join(known)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a gateway listens."""
-
-    http: str
-    grpc: str | None
-    admin: str | None = None
-
-
-async def serve(
-    config: Config, gateway: Gateway, http_socket: socket.socket, started: Callable[[Addresses], None]
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens."""
-    server = make_server(gateway.app, gateway.endpoint, drain_s=config.drain_s)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with contextlib.AsyncExitStack() as stack:
-        grpc_server, grpc_address = await _start_grpc(config, gateway)
-        if grpc_server is not None:
-            stack.push_async_callback(grpc_server.stop, config.drain_s)
-        await stack.enter_async_context(_running(server, http_socket))
-        await stack.enter_async_context(_watching(gateway.service, grpc_server))
-        if config.reload_s > 0:
-            await stack.enter_async_context(_in_background(gateway.reloader.watch()))
-        admin = None
-        if config.admin_port is not None:
-            admin_socket = stack.enter_context(bind(ADMIN_HOST, config.admin_port))
-            admin_server = make_server(gateway.admin, drain_s=config.drain_s)
-            await stack.enter_async_context(_running(admin_server, admin_socket))
-            admin = f"http://{ADMIN_HOST}:{admin_socket.getsockname()[1]}"
-        host, port = http_socket.getsockname()[:2]
-        started(Addresses(f"http://{host}:{port}", grpc_address, admin))
-        await stop.wait()
-        _LOG.info("draining")
-        gateway.service.drain()
-        if grpc_server is not None:
-            await grpc_server.show_ready(False)
-        await asyncio.sleep(config.drain_delay_s)
-    _LOG.info("stopped")
-
-
-async def _start_grpc(config: Config, gateway: Gateway) -> tuple[GrpcServer | None, str | None]:
-    if not config.grpc:
-        return None, None
-    server = GrpcServer(gateway.servicer, gateway.inference, config.max_bytes)
-    try:
-        port = server.bind(f"{config.host}:{config.grpc_port}")
-    except RuntimeError as error:
-        raise StartupError(f"cannot listen on {config.host}:{config.grpc_port}: {error}") from error
-    await server.start()
-    return server, f"{config.host}:{port}"
-
-
-@contextlib.asynccontextmanager
-async def _running(server: GatewayServer, http_socket: socket.socket) -> AsyncIterator[None]:
-    """Run the HTTP server, listening; on leaving, let what is in flight finish."""
-    task = asyncio.create_task(server.serve(sockets=[http_socket]))
-    try:
-        # uvicorn tells that it listens by this flag alone.
-        while not server.started and not task.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
-@contextlib.asynccontextmanager
-async def _watching(service: Service, grpc_server: GrpcServer | None) -> AsyncIterator[None]:
-    """Probe an ill engine until it is well, and show readiness to gRPC health checks."""
-    image = np.zeros((480, 640, 3), dtype=np.uint8)
-
-    async def watch() -> None:
-        shown = False
-        while True:
-            if not service.well:
-                await service.probe(image)
-            if grpc_server is not None and service.ready != shown:
-                shown = service.ready
-                await grpc_server.show_ready(shown)
-            await asyncio.sleep(_PROBE_S)
-
-    async with _in_background(watch()):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Let work run until the context is left, then cancel it."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket; raises StartupError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener

@@ -101,7 +101,7 @@ def test_a_sender_who_hangs_up_is_counted_as_cancelled(gateway: GatewayProcess) 
 def test_importing_the_router_leaves_torch_out() -> None:
     """Neither torch nor the search comes along with the gateway."""
     code = (
-        "import sys, router.__main__, router.bootstrap, router.client;"
+        "import sys, router.__main__, router.running, router.client;"
         "import model_repo.runtime.openvino, model_repo.runtime.onnxruntime;"
         "print([m for m in ('torch', 'search', 'loadtest', 'onnx', 'sklearn') if m in sys.modules])"
     )

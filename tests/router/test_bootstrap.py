@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from model_repo.publish import Repository
 from router import __main__ as cli
-from router.bootstrap import bind, build
+from router.bootstrap import build
 from router.config import Config
 from router.engines import StartupError
+from router.running import bind
 from tests.fakes import FakeEngine
 from tests.router.conftest import Bench
 
