@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ship
 
 from router.client.asking import Asked, Patience, waiting, waiting_async, wishes_of
 from router.client.errors import URN, GatewayError, GatewayFailed, RequestRejected, error_for
+from router.client.tls import ClientTls, bearer
 from router.documents import (
     AnswerDocument,
     Box,
@@ -36,18 +37,30 @@ _OPTIONS = (
 class GrpcGatewayClient:
     """Ask a gateway over gRPC and wait; close it, or use it as a context manager.
 
-    A deadline that passes before any answer is a GatewayFailed. retries: how often a frame is asked for
-    again, see `Patience`.
+    A deadline that passes before any answer is a GatewayFailed. api_key: a token of `python -m router.keys
+    add`. tls: None for none. retries: how often a frame is asked for again, see `Patience`.
     """
 
-    def __init__(self, address: str, *, retries: int = 0) -> None:
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tls: ClientTls | None = None,
+        retries: int = 0,
+    ) -> None:
+        self._channel = (
+            grpc.insecure_channel(address, options=_OPTIONS)
+            if tls is None
+            else grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)
+        )
+        self._shown = bearer(api_key)
         self._stub = wire_grpc.DetectionStub(self._channel)
         self._retries = retries
 
     def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        request, metadata = _request(frame, asked), _metadata(asked)
+        request, metadata = _request(frame, asked), _metadata(asked, self._shown)
 
         def ask(left_ms: float | None) -> AnswerDocument:
             timeout_s = None if left_ms is None else left_ms / 1e3
@@ -74,18 +87,30 @@ class GrpcGatewayClient:
 class AsyncGrpcGatewayClient:
     """Ask a gateway over gRPC, many calls at once; make it on the event loop that uses it.
 
-    A deadline that passes before any answer is a GatewayFailed. retries: how often a frame is asked for
-    again, see `Patience`.
+    A deadline that passes before any answer is a GatewayFailed. api_key: a token of `python -m router.keys
+    add`. tls: None for none. retries: how often a frame is asked for again, see `Patience`.
     """
 
-    def __init__(self, address: str, *, retries: int = 0) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tls: ClientTls | None = None,
+        retries: int = 0,
+    ) -> None:
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            if tls is None
+            else grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
+        )
+        self._shown = bearer(api_key)
         self._stub = wire_grpc.DetectionStub(self._channel)
         self._retries = retries
 
     async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        request, metadata = _request(frame, asked), _metadata(asked)
+        request, metadata = _request(frame, asked), _metadata(asked, self._shown)
 
         async def ask(left_ms: float | None) -> AnswerDocument:
             timeout_s = None if left_ms is None else left_ms / 1e3
@@ -117,8 +142,8 @@ def _request(frame: bytes, asked: Asked) -> wire.DetectRequest:
     )
 
 
-def _metadata(asked: Asked) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), value) for name, value in wishes_of(asked).items())
+def _metadata(asked: Asked, shown: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in (*wishes_of(asked).items(), *shown.items()))
 
 
 # What HTTP would have said, so that a problem reads the same over both.
@@ -126,6 +151,9 @@ _STATUS_OF_REASON: Mapping[str, int] = {
     "malformed-request": 400,
     "malformed-budget": 400,
     "unknown-operating-point": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "rate-limited": 429,
     "too-large": 413,
     "unsupported-type": 415,
     "broken-image": 422,
