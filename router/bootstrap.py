@@ -10,7 +10,6 @@ from functools import partial
 
 import cv2
 from prometheus_client import disable_created_metrics
-from starlette.applications import Starlette
 
 from model_repo import publish
 from model_repo.frame import FrameLimits
@@ -18,6 +17,7 @@ from model_repo.latency import Environment
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import default_runtime, environment, make_engine
+from router.access import Access, KeysFile
 from router.admin import make_admin_app
 from router.admission import Limiter, LittleLimit
 from router.arrangement import Arrangement, arrange, possible, user_cache
@@ -45,6 +45,8 @@ from router.http_body import Bodies, BodyLimits
 from router.http_detect import DetectEndpoint
 from router.http_frames import FramesEndpoint
 from router.http_reply import Asgi
+from router.keys import KeysError
+from router.keys import read as read_keys
 from router.metrics import Metrics
 from router.oip import Models
 from router.oip_grpc import InferenceServicer
@@ -72,8 +74,10 @@ class Gateway:
     engine: Engine
     metrics: Metrics
     reloader: Reloader
-    admin: Starlette
+    admin: Asgi
     tracing: Tracing
+    access: Access | None
+    keys_file: KeysFile | None
 
     def close(self) -> None:
         """Stop the workers, let go of the engine, and send the last traces."""
@@ -90,6 +94,10 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     """
     clock = clock or MonotonicClock()
     tracing = _tracing(config)
+    # Process-wide: a second series per counter, of when it was made, helps nobody.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
+    metrics = Metrics(tracing)
+    access, keys_file = _access(config, clock, metrics)
     repository = publish.read(config.repo)
     here = environment()
     arrangement = _arrange(config, repository, here, given=engine is not None)
@@ -112,9 +120,6 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         max_wait_ms=config.max_wait_ms,
         max_queue=config.max_queue,
     )
-    # Process-wide as well: a second series per counter, of when it was made, helps nobody.
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
-    metrics = Metrics(tracing)
     service = Service(
         serving,
         pool,
@@ -137,18 +142,18 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
 
     views = Views(
         points=lambda: _points(service, engine),
-        metrics=exposition,
         alive=lambda: service.alive,
         ready=lambda: service.ready,
     )
     bodies = Bodies(BodyLimits(config.max_bytes, config.max_buffered_bytes, config.body_timeout_s))
     budgets = Budgets(config.default_budget_ms, config.max_budget_ms)
-    endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock)
-    frames = FramesEndpoint(service, bodies, budgets, metrics, clock)
-    servicer = DetectionServicer(service, budgets, metrics, clock)
+    browsers = bool(config.cors_origin)
+    endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock, access, browsers=browsers)
+    frames = FramesEndpoint(service, bodies, budgets, metrics, clock, access)
+    servicer = DetectionServicer(service, budgets, metrics, clock, access)
     models = Models(service, release(), config.max_pixels)
-    oip = InferenceServicer(service, models, budgets, metrics, clock)
-    oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock)
+    oip = InferenceServicer(service, models, budgets, metrics, clock, access)
+    oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock, access)
     reloader = Reloader(
         config.repo,
         service,
@@ -159,7 +164,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     )
     return Gateway(
         service,
-        make_app(endpoint, frames, oip_app, views, config.max_bytes),
+        make_app(endpoint, frames, oip_app, views, config.max_bytes, access, config.cors_origin),
         endpoint,
         servicer,
         oip,
@@ -167,9 +172,21 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         engine,
         metrics,
         reloader,
-        make_admin_app(service, exposition),
+        make_admin_app(service, exposition, access),
         tracing,
+        access,
+        keys_file,
     )
+
+
+def _access(config: Config, clock: Clock, metrics: Metrics) -> tuple[Access | None, KeysFile | None]:
+    if config.keys is None:
+        return None, None
+    try:
+        access = Access(read_keys(config.keys), clock, metrics)
+    except KeysError as error:
+        raise StartupError(f"--keys: {error}") from error
+    return access, KeysFile(config.keys, access, poll_s=config.reload_s)
 
 
 def _tracing(config: Config) -> Tracing:

@@ -28,7 +28,14 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class Config(BaseModel):
     """Everything that can be set.
 
-    admin_port: where an administrator on this machine may hold an operating point; None for nowhere.
+    admin_host and admin_port: where metrics are, and where an administrator may hold an operating point;
+    nowhere without admin.
+    keys: the file of API keys, see `router.keys`, None to let everybody in. tls_cert and tls_key: PEM files;
+    tls_client_ca: who must have signed clients' certificates, None for no such certificates. insecure: lets
+    the gateway be reached from elsewhere without them. cors_origin: whose pages may ask, `*` for all.
+    max_connections: over HTTP, and again over gRPC; head_timeout_s, body_timeout_s, write_timeout_s,
+    idle_timeout_s: how long a connection may take for a request's head and body, for taking its answer, and
+    between requests.
     threads: cores per inference; workers: requests at work at once; None for what a short measurement at
     start finds best, which is remembered in the folder `cache`, None for the user's own.
     measure: when to measure at start: the variants again (auto: when the manifest's profiles are of another
@@ -54,7 +61,15 @@ class Config(BaseModel):
     port: Port = 8080
     grpc: bool = True
     grpc_port: Port = 8081
-    admin_port: Port | None = None
+    admin: bool = True
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8082
+    keys: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False
+    cors_origin: tuple[str, ...] = ()
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False
@@ -73,7 +88,11 @@ class Config(BaseModel):
     max_bytes: PositiveInt = 16 * 1024 * 1024
     max_pixels: PositiveInt = 40_000_000
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
+    max_connections: PositiveInt = 512
+    head_timeout_s: PositiveFloat = 10.0
     body_timeout_s: PositiveFloat = 10.0
+    write_timeout_s: PositiveFloat = 30.0
+    idle_timeout_s: PositiveFloat = 30.0
     engine_timeout_s: PositiveFloat = 10.0
     reload_s: NonNegativeFloat = 2.0
     drift_interval_s: NonNegativeFloat = 0.2
@@ -91,6 +110,10 @@ class Config(BaseModel):
             raise ValueError("runtime triton needs --triton-url host:port")
         if self.max_buffered_bytes < self.max_bytes:
             raise ValueError("max_buffered_bytes must hold at least one body of max_bytes")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key need each other")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         return self
 
     @property

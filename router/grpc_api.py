@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 
+from router.access import Access, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.errors import RouterError
@@ -44,6 +45,9 @@ _CODES: Mapping[str, grpc.StatusCode] = {
     "broken-image": grpc.StatusCode.INVALID_ARGUMENT,
     # The status that the transport itself gives a message above its limit.
     "too-large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
+    "forbidden": grpc.StatusCode.PERMISSION_DENIED,
+    "rate-limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "unmeetable-accuracy": grpc.StatusCode.FAILED_PRECONDITION,
     "unmeetable-budget": grpc.StatusCode.DEADLINE_EXCEEDED,
     "overloaded": grpc.StatusCode.UNAVAILABLE,
@@ -55,8 +59,15 @@ _CODES: Mapping[str, grpc.StatusCode] = {
 class DetectionServicer(wire_grpc.DetectionServicer):
     """Answer frames over gRPC."""
 
-    def __init__(self, service: Service, budgets: Budgets, metrics: Metrics, clock: Clock) -> None:
-        self._service, self._budgets = service, budgets
+    def __init__(
+        self,
+        service: Service,
+        budgets: Budgets,
+        metrics: Metrics,
+        clock: Clock,
+        access: Access | None = None,
+    ) -> None:
+        self._service, self._budgets, self._access = service, budgets, access
         self._metrics, self._clock = metrics, clock
 
     async def Detect(
@@ -70,14 +81,16 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         written: list[wire.DetectResponse] = []
 
         async def work() -> Answer | Shed:
-            return await self._service.detect(
-                request.image,
-                self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
-                Wishes.of(headers, operating_point=request.operating_point or None),
-                arrived_ns=arrived_ns,
-                traceparent=arrival.traceparent,
-                finish=lambda answer: written.append(encode_answer(answer, request_id)),
-            )
+            with entered(self._access, headers) as stay:
+                wishes = Wishes.of(headers, operating_point=request.operating_point or None)
+                return await self._service.detect(
+                    request.image,
+                    self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
+                    limited(stay, wishes),
+                    arrived_ns=arrived_ns,
+                    traceparent=arrival.traceparent,
+                    finish=lambda answer: written.append(encode_answer(answer, request_id)),
+                )
 
         ended = await outcome_of(work(), arrival, request_id)
         if isinstance(ended, Problem):

@@ -7,18 +7,19 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 
 import numpy as np
 
-from router.admin import HOST as ADMIN_HOST
 from router.bootstrap import Gateway
 from router.config import Config
 from router.engines import StartupError
-from router.grpc_server import GrpcServer
-from router.http_server import GatewayServer, make_server
+from router.grpc_server import CallLimits, GrpcServer
+from router.http_server import ConnectionLimits, GatewayServer, make_server
 from router.service import Service
+from router.tls import Tls, loopback, missing
 
 _LOG = logging.getLogger(__name__)
 _PROBE_S = 1.0
@@ -33,31 +34,62 @@ class Addresses:
     admin: str | None = None
 
 
+def check_exposure(config: Config) -> None:
+    """Raise StartupError when the gateway would be reached from elsewhere without keys or TLS.
+
+    `--insecure` allows what is missing; what is configured is still enforced.
+    """
+    lacking = missing(config)
+    if not lacking:
+        return
+    if not config.insecure:
+        raise StartupError(
+            f"--host {config.host}, --admin-host {config.admin_host}: beyond loopback the gateway needs"
+            f" {' and '.join(lacking)}; --insecure does without"
+        )
+    _LOG.warning("--insecure: reachable from elsewhere without %s", " and ".join(lacking))
+
+
 async def serve(
-    config: Config, gateway: Gateway, http_socket: socket.socket, started: Callable[[Addresses], None]
+    config: Config,
+    gateway: Gateway,
+    http_socket: socket.socket,
+    admin_socket: socket.socket | None,
+    started: Callable[[Addresses], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens."""
-    server = make_server(gateway.app, gateway.endpoint, drain_s=config.drain_s)
+    """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens.
+
+    Raises StartupError when a certificate cannot be used or gRPC's port cannot be had.
+    """
+    tls = Tls.of(config)
+    limits = ConnectionLimits.of(config)
+    context = None if tls is None else tls.context()
+    server = make_server(
+        gateway.app, gateway.endpoint, limits, gateway.metrics, tls=context, drain_s=config.drain_s
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        grpc_server, grpc_address = await _start_grpc(config, gateway)
+        grpc_server, grpc_address = await _start_grpc(config, gateway, tls)
         if grpc_server is not None:
             stack.push_async_callback(grpc_server.stop, config.drain_s)
         await stack.enter_async_context(_running(server, http_socket))
         await stack.enter_async_context(_watching(gateway.service, grpc_server))
         if config.reload_s > 0:
             await stack.enter_async_context(_in_background(gateway.reloader.watch()))
+            if gateway.keys_file is not None:
+                await stack.enter_async_context(_in_background(gateway.keys_file.watch()))
         admin = None
-        if config.admin_port is not None:
-            admin_socket = stack.enter_context(bind(ADMIN_HOST, config.admin_port))
-            admin_server = make_server(gateway.admin, drain_s=config.drain_s)
+        if admin_socket is not None:
+            admin_tls = None if loopback(config.admin_host) else context
+            admin_server = make_server(
+                gateway.admin, None, limits, gateway.metrics, tls=admin_tls, drain_s=config.drain_s
+            )
             await stack.enter_async_context(_running(admin_server, admin_socket))
-            admin = f"http://{ADMIN_HOST}:{admin_socket.getsockname()[1]}"
-        host, port = http_socket.getsockname()[:2]
-        started(Addresses(f"http://{host}:{port}", grpc_address, admin))
+            admin = _url(admin_socket, admin_tls)
+        started(Addresses(_url(http_socket, context), grpc_address, admin))
         await stop.wait()
         _LOG.info("draining")
         gateway.service.drain()
@@ -67,16 +99,24 @@ async def serve(
     _LOG.info("stopped")
 
 
-async def _start_grpc(config: Config, gateway: Gateway) -> tuple[GrpcServer | None, str | None]:
+async def _start_grpc(
+    config: Config, gateway: Gateway, tls: Tls | None
+) -> tuple[GrpcServer | None, str | None]:
     if not config.grpc:
         return None, None
-    server = GrpcServer(gateway.servicer, gateway.inference, config.max_bytes)
+    limits = CallLimits(config.max_bytes, config.max_connections, config.head_timeout_s)
+    server = GrpcServer(gateway.servicer, gateway.inference, limits, gateway.access)
     try:
-        port = server.bind(f"{config.host}:{config.grpc_port}")
+        port = server.bind(f"{config.host}:{config.grpc_port}", None if tls is None else tls.credentials())
     except RuntimeError as error:
         raise StartupError(f"cannot listen on {config.host}:{config.grpc_port}: {error}") from error
     await server.start()
     return server, f"{config.host}:{port}"
+
+
+def _url(listener: socket.socket, tls: ssl.SSLContext | None) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{'http' if tls is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextlib.asynccontextmanager

@@ -27,7 +27,8 @@ class Wishes:
     """A request's wishes; None where it leaves the choice to the gateway.
 
     min_map: the least published mAP of the plan, a fraction. min_score: of the detections in the answer.
-    priority: who is queued and let in first. model: a variant's name, to be answered by it alone.
+    priority: who is queued and let in first. model: a variant's name, to be answered by it alone. allowed:
+    the operating points that the sender's key is for, None for all.
     """
 
     operating_point: str | None = None
@@ -35,6 +36,7 @@ class Wishes:
     priority: Priority = "normal"
     min_score: float | None = None
     model: str | None = None
+    allowed: frozenset[str] | None = None
 
     @classmethod
     def of(cls, headers: Headers, *, operating_point: str | None = None) -> Wishes:

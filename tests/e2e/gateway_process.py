@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_SERVING = re.compile(r"serving on (http://[^,\s]+)(?:, gRPC on (\S+))?")
+_SERVING = re.compile(
+    r"serving on (https?://[^,\s]+)(?:, gRPC on ([^,\s]+))?, metrics and administration on (\S+)"
+)
 _START_S = 120.0
 _STOP_S = 60.0
 
@@ -25,6 +27,7 @@ class GatewayProcess:
     process: subprocess.Popen[str]
     url: str = ""
     grpc_address: str = ""
+    admin_url: str = ""
     log: list[str] = field(default_factory=list)
 
     @property
@@ -48,7 +51,7 @@ def gateway_process(repository: Path, *arguments: str) -> Iterator[GatewayProces
     """Run a gateway on free ports; on leaving, stop it if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "router", "--repo", str(repository), "--port", "0", "--grpc-port", "0",
-         "--measure", "never", *arguments],
+         "--admin-port", "0", "--measure", "never", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
@@ -63,7 +66,7 @@ def gateway_process(repository: Path, *arguments: str) -> Iterator[GatewayProces
             gateway.log.append(line)
             found = _SERVING.search(line)
             if found:
-                gateway.url, gateway.grpc_address = found[1], found[2] or ""
+                gateway.url, gateway.grpc_address, gateway.admin_url = found[1], found[2] or "", found[3]
                 serving.set()
         serving.set()
 

@@ -21,19 +21,24 @@ from router.client import (
     RequestRejected,
 )
 from router.grpc_api import SERVICE
-from router.grpc_server import GrpcServer
+from router.grpc_server import CallLimits, GrpcServer
 from tests.fakes import FakeEngine
 from tests.router.conftest import DOUBTFUL, LARGE, Bench, sample
 
 pytestmark = pytest.mark.anyio
 MAX_BYTES = 100_000
+LIMITS = CallLimits(MAX_BYTES, 512, 10.0)
 
 
 @asynccontextmanager
-async def serving(gateway: Gateway) -> AsyncIterator[tuple[GrpcServer, str]]:
+async def serving(
+    gateway: Gateway,
+    limits: CallLimits = LIMITS,
+    credentials: grpc.ServerCredentials | None = None,
+) -> AsyncIterator[tuple[GrpcServer, str]]:
     """Serve a gateway over gRPC on a free port."""
-    server = GrpcServer(gateway.servicer, gateway.inference, MAX_BYTES)
-    port = server.bind("127.0.0.1:0")
+    server = GrpcServer(gateway.servicer, gateway.inference, limits, gateway.access)
+    port = server.bind("127.0.0.1:0", credentials)
     await server.start()
     try:
         yield server, f"127.0.0.1:{port}"
