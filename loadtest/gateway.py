@@ -81,8 +81,8 @@ def connect(
 ) -> Target:
     """Return a target at an HTTP address; over gRPC frames go to `grpc_address`, host:port.
 
-    api_key: shown to a gateway that asks for one. To be called on the event loop that uses it; nothing is sent
-    yet. Raises ValueError for gRPC without an address.
+    api_key: shown to a gateway that asks for one. To be called on the event loop that uses it; nothing is
+    sent yet. Raises ValueError for gRPC without an address.
     """
     http = AsyncGatewayClient(url, api_key=api_key, timeout_s=timeout_s + _SPARE_S, connections=None)
     if protocol == "http":

@@ -37,8 +37,10 @@ from pydantic import (
 
 _PREFIX: Final = "pg"
 _TOKEN = re.compile(r"pg_([0-9a-f]{12})_([0-9a-f]{64})")
-# Of a second's rate, where no burst is given: over ten seconds a limit is exceeded by 2.5 % at most.
-_BURST_S = 0.25
+# Of a second's rate, where no burst is given: over ten seconds a limit is exceeded by 2.5 % at most. Two at
+# the least: a bucket for one has no room for what is left over when a frame comes a little late, and a sender
+# who always asks would get less than the rate.
+_BURST_S, _LEAST_BURST = 0.25, 2.0
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
@@ -52,7 +54,7 @@ class Key(BaseModel):
 
     sha256: of the secret's text, in hexadecimal. expires: from when on it is refused. operating_points: those
     that it may be answered at, None for all that are published and for every variant by name. rate_per_s:
-    frames per second; burst: of them at once, a quarter of a second's, at least one, unless given.
+    frames per second; burst: of them at once, a quarter of a second's, at least two, unless given.
     concurrent: frames at the same time. admin: may change the gateway through its administration.
     """
 
@@ -73,7 +75,7 @@ class Key(BaseModel):
         """Return the bucket's size in frames, infinite without a rate."""
         if self.rate_per_s is None:
             return float("inf")
-        return max(1.0, self.rate_per_s * _BURST_S) if self.burst is None else float(self.burst)
+        return max(_LEAST_BURST, self.rate_per_s * _BURST_S) if self.burst is None else float(self.burst)
 
     def opens(self, secret: str) -> bool:
         """Return whether a secret is this key's, in a time that does not depend on how much of it is."""
