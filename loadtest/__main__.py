@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -77,7 +78,8 @@ def run(
 ) -> None:
     """Send frames on an open-loop schedule and judge the answers.
 
-    Ends with 0 when the run is VALID, 1 when it is INVALID, 2 when it could not be made.
+    Ends with 0 when the run is VALID, 1 when it is INVALID, 2 when it could not be made. The environment's
+    PARETOGATE_API_KEY is shown to gateways that ask for one.
     """
     budget = p99_budget_ms if request_budget_ms is None else request_budget_ms or None
     request = Request(budget, operating_point)
@@ -135,7 +137,11 @@ async def _put_under_load(
     limits: Limits,
     conditions: Conditions,
 ) -> Run:
-    target = connect(url, protocol.value, grpc_address=grpc_address, timeout_s=limits.timeout_s)
+    # Not an option: a command line is seen by everybody on the machine.
+    api_key = os.environ.get("PARETOGATE_API_KEY")
+    target = connect(
+        url, protocol.value, grpc_address=grpc_address, api_key=api_key, timeout_s=limits.timeout_s
+    )
     try:
         return await run_and_judge(target, frames, times, request, limits, conditions, f"load on {url}")
     finally:

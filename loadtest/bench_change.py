@@ -24,7 +24,7 @@ import numpy as np
 
 from loadtest.bench_load import LIMITS, Capacity, find_capacity, load, served
 from loadtest.frames import Frame
-from loadtest.process import HOST
+from loadtest.process import HOST, free_port
 from loadtest.runner import Request, run_open_loop
 from loadtest.sample import Sample
 from loadtest.schedule import Arrivals, arrivals_ns
@@ -211,7 +211,8 @@ async def republish(
     with TemporaryDirectory(prefix="paretogate-bench-") as scratch:
         copy = Path(scratch) / "repo"
         shutil.copytree(repo, copy)
-        async with served(copy, "--reload-s", "0.5") as gateway:
+        admin_port = free_port()
+        async with served(copy, "--reload-s", "0.5", "--admin-port", str(admin_port)) as gateway:
             capacity = await find_capacity(gateway, frames, "balanced", seed=seed)
             changing = asyncio.create_task(_change(copy, [_cheaper_half(document), document]))
             samples = await load(
@@ -219,7 +220,7 @@ async def republish(
             )
             changing.cancel()
             async with httpx.AsyncClient() as http:
-                exposition = (await http.get(f"http://{HOST}:{gateway.port}/metrics")).text
+                exposition = (await http.get(f"http://{HOST}:{admin_port}/metrics")).text
     outcomes: dict[str, int] = {}
     for sample in samples:
         reply = sample.reply

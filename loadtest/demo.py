@@ -60,13 +60,15 @@ def show(settings: DemoSettings, console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="paretogate-demo-") as scratch:
         folder = settings.frames or _render(settings, Path(scratch) / "frames", console)
         frames = read_frames(folder, settings.count)
-        port = settings.port or free_port()
-        with gateway(settings.repo, port, Path(scratch) / "gateway.log") as process:
+        port, admin_port = settings.port or free_port(), free_port()
+        options = ("--admin-port", str(admin_port))
+        with gateway(settings.repo, port, Path(scratch) / "gateway.log", *options) as process:
             url = f"http://{HOST}:{port}"
             console.print(f"gateway on {url}, pid {process.pid}, repository {settings.repo}")
             runs = asyncio.run(_load_every_point(url, frames, settings))
             console.print(_table(runs))
-            _print_address(console, url, folder / frames[0].file_name, runs[-1][0])
+            metrics = f"http://{HOST}:{admin_port}/metrics"
+            _print_address(console, url, metrics, folder / frames[0].file_name, runs[-1][0])
             _check(runs)
             if settings.leave_running:
                 _wait_for_the_end(process, console)
@@ -128,9 +130,9 @@ def _table(runs: Sequence[tuple[str, Run]]) -> Table:
     return table
 
 
-def _print_address(console: Console, url: str, frame: Path, point: str) -> None:
+def _print_address(console: Console, url: str, metrics: str, frame: Path, point: str) -> None:
     console.print(
-        f"the gateway listens on {url} (API: {url}/openapi.json, metrics: {url}/metrics); for instance:"
+        f"the gateway listens on {url} (API: {url}/openapi.json, metrics: {metrics}); for instance:"
     )
     console.print(
         f"  curl -s --data-binary @{frame} -H 'Content-Type: image/{_subtype(frame)}'"

@@ -71,18 +71,25 @@ class GatewayTarget:
             await self._http.close()
 
 
-def connect(url: str, protocol: Protocol, *, grpc_address: str | None = None, timeout_s: float) -> Target:
+def connect(
+    url: str,
+    protocol: Protocol,
+    *,
+    grpc_address: str | None = None,
+    api_key: str | None = None,
+    timeout_s: float,
+) -> Target:
     """Return a target at an HTTP address; over gRPC frames go to `grpc_address`, host:port.
 
-    To be called on the event loop that uses it; nothing is sent yet. Raises ValueError for gRPC without an
-    address.
+    api_key: shown to a gateway that asks for one. To be called on the event loop that uses it; nothing is
+    sent yet. Raises ValueError for gRPC without an address.
     """
-    http = AsyncGatewayClient(url, timeout_s=timeout_s + _SPARE_S, connections=None)
+    http = AsyncGatewayClient(url, api_key=api_key, timeout_s=timeout_s + _SPARE_S, connections=None)
     if protocol == "http":
         return GatewayTarget(url, http, http)
     if grpc_address is None:
         raise ValueError("gRPC needs the address to call, host:port")
-    return GatewayTarget(url, http, AsyncGrpcGatewayClient(grpc_address))
+    return GatewayTarget(url, http, AsyncGrpcGatewayClient(grpc_address, api_key=api_key))
 
 
 def _outcome(error: GatewayError) -> Outcome:

@@ -62,8 +62,12 @@ def running(
 def gateway(
     repo: Path, port: int, log: Path, *options: str, core: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a gateway on 127.0.0.1 and wait until it is ready; raises ServerError when it is not."""
+    """Run a gateway on 127.0.0.1 and wait until it is ready; raises ServerError when it is not.
+
+    Its metrics are on any free port unless `options` say which.
+    """
     command = ["router", "--repo", str(repo), "--host", HOST, "--port", str(port), "--grpc-port", "0"]
+    command += ["--admin-port", "0"]
     with running([*command, *options], log, core=core) as process:
         wait_until_ready(process, f"http://{HOST}:{port}", log)
         yield process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,10 @@ from model_repo.codec import ManifestError
 from model_repo.publish import RepositoryError
 from model_repo.runtime.engine import EngineError
 from router import logs
-from router.bootstrap import Addresses, bind, build, serve
+from router.bootstrap import build
 from router.config import Config
 from router.engines import StartupError
+from router.running import Addresses, bind, check_exposure, serve
 
 _EPILOG = (
     "Every option can be given as PARETOGATE_<OPTION>, for example PARETOGATE_OPERATING_POINT=fast. "
@@ -98,9 +100,37 @@ def command(
     grpc_port: Annotated[int, _option("grpc_port", "gRPC port; 0 for any free one", "Network")] = _DEFAULT[
         "grpc_port"
     ],
-    admin_port: Annotated[
-        int | None,
-        _option("admin_port", "For the administrator, on 127.0.0.1; default: none", "Network"),
+    admin: Annotated[
+        bool,
+        typer.Option(envvar="PARETOGATE_ADMIN", help="Metrics and administration", rich_help_panel="Network"),
+    ] = True,
+    admin_host: Annotated[str, _option("admin_host", "Their address to listen on", "Network")] = _DEFAULT[
+        "admin_host"
+    ],
+    admin_port: Annotated[int, _option("admin_port", "Their port; 0 for any free one", "Network")] = _DEFAULT[
+        "admin_port"
+    ],
+    keys: Annotated[
+        Path | None,
+        _option("keys", "File of API keys: python -m router.keys add; default: none needed", "Security"),
+    ] = None,
+    tls_cert: Annotated[Path | None, _option("tls_cert", "Certificate chain, PEM", "Security")] = None,
+    tls_key: Annotated[Path | None, _option("tls_key", "Its private key, PEM", "Security")] = None,
+    tls_client_ca: Annotated[
+        Path | None, _option("tls_client_ca", "Who must have signed clients' certificates, PEM", "Security")
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            envvar="PARETOGATE_INSECURE",
+            help="Listen beyond loopback without keys or without TLS",
+            rich_help_panel="Security",
+        ),
+    ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        _option("cors_origin", "Whose pages may ask: https://host; repeat, or * for all", "Security"),
     ] = None,
     udp_port: Annotated[
         int | None,
@@ -154,6 +184,18 @@ def command(
     body_timeout_s: Annotated[
         float, _option("body_timeout_s", "Longest wait for a request body", "Limits")
     ] = _DEFAULT["body_timeout_s"],
+    max_connections: Annotated[
+        int, _option("max_connections", "Open over HTTP, and again over gRPC", "Limits")
+    ] = _DEFAULT["max_connections"],
+    head_timeout_s: Annotated[
+        float, _option("head_timeout_s", "Longest wait for a request's head", "Limits")
+    ] = _DEFAULT["head_timeout_s"],
+    write_timeout_s: Annotated[
+        float, _option("write_timeout_s", "Longest wait for an answer to be taken", "Limits")
+    ] = _DEFAULT["write_timeout_s"],
+    idle_timeout_s: Annotated[
+        float, _option("idle_timeout_s", "Longest pause between requests of a connection", "Limits")
+    ] = _DEFAULT["idle_timeout_s"],
     drain_delay_s: Annotated[
         float, _option("drain_delay_s", "After SIGTERM: answer, but not ready, for this long", "Shutdown")
     ] = _DEFAULT["drain_delay_s"],
@@ -174,7 +216,7 @@ def command(
 ) -> None:
     """Serve detections within latency budgets from a published model repository."""
     # Every local is an option, and the configuration's fields have the same names.
-    options = dict(locals())
+    options = {name: value for name, value in locals().items() if value is not None}
     try:
         config = Config.model_validate(options)
     except ValidationError as error:
@@ -194,23 +236,27 @@ def run(config: Config) -> None:
     """Build a gateway and serve until a signal says otherwise; raises what `build` and `serve` raise."""
     import uvloop
 
+    check_exposure(config)
     # Before the models: a port that is taken should not cost the time to load them.
-    http_socket = bind(config.host, config.port)
-    with http_socket:
+    with ExitStack() as stack:
+        http_socket = stack.enter_context(bind(config.host, config.port))
+        admin_socket = (
+            stack.enter_context(bind(config.admin_host, config.admin_port)) if config.admin else None
+        )
         gateway = build(config)
         # What is there now stays: the collector need not look through all of it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG)
         try:
-            uvloop.run(serve(config, gateway, http_socket, _say))
+            uvloop.run(serve(config, gateway, http_socket, admin_socket, _say))
         finally:
             gateway.close()
 
 
 def _say(addresses: Addresses) -> None:
     grpc = f", gRPC on {addresses.grpc}" if addresses.grpc else ""
-    admin = f", administration on {addresses.admin}" if addresses.admin else ""
+    admin = f", metrics and administration on {addresses.admin}" if addresses.admin else ""
     udp = f", UDP on {addresses.udp}" if addresses.udp else ""
     _LOG.info("serving on %s%s%s%s", addresses.http, grpc, udp, admin)
 

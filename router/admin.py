@@ -1,8 +1,12 @@
-"""What an administrator may change while the gateway runs, on a port that only this machine reaches.
+"""Metrics, and what an administrator may change while the gateway runs, on a port of their own.
 
 `GET /operating-point` says which point answers requests that name none, and whether it is held there;
 `PUT /operating-point` with `{"operating_point": "fast"}` holds it, with null lets load decide again. Requests
 that name a point or a least accuracy get what they ask for, held or not.
+
+Who reaches the port may read. Changing is for this machine, and from elsewhere for an administrator's key.
+From this machine the request must be addressed to it as well: a page in a browser that has had its own name
+resolve to 127.0.0.1 says that name.
 """
 
 from __future__ import annotations
@@ -16,33 +20,43 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router import metrics as exposition
-from router.errors import MalformedRequest, RouterError
+from router.access import Access
+from router.errors import Forbidden, MalformedRequest, RouterError
+from router.http_reply import Asgi, grouped
+from router.http_safety import hardened
 from router.problems import problem_of
 from router.service import Service
-
-HOST = "127.0.0.1"
+from router.tls import loopback
 
 
 def make_admin_app(
-    service: Service, metrics: Callable[[], Awaitable[bytes]], others: Sequence[Route] = ()
-) -> Starlette:
-    """Return the administrator's application; others: paths beside those of this module."""
+    service: Service,
+    metrics: Callable[[], Awaitable[bytes]],
+    access: Access | None = None,
+    others: Sequence[Route] = (),
+) -> Asgi:
+    """Return the administrator's application.
+
+    access: whose keys are administrators', None for nobody's. others: paths beside those of this module.
+    """
 
     async def read(_: Request) -> Response:
         return JSONResponse(_state(service))
 
     async def write(request: Request) -> Response:
         try:
+            _check(request, access)
             service.hold(_wanted(await request.body()))
         except RouterError as error:
             problem = problem_of(error)
-            return Response(problem.body(""), problem.status, media_type="application/problem+json")
+            headers = {name.decode(): value.decode() for name, value in problem.headers().items()}
+            return Response(problem.body(""), problem.status, headers)
         return JSONResponse(_state(service))
 
     async def expose(_: Request) -> Response:
         return Response(await metrics(), media_type=exposition.CONTENT_TYPE)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/operating-point", read, methods=["GET"]),
             Route("/operating-point", write, methods=["PUT"]),
@@ -50,6 +64,19 @@ def make_admin_app(
             *others,
         ]
     )
+    return hardened(app)
+
+
+def _check(request: Request, access: Access | None) -> None:
+    """Raise Unauthorized or Forbidden when a request's sender may not change anything."""
+    here = request.client is not None and loopback(request.client.host)
+    if here and loopback(request.url.hostname or ""):
+        return
+    if access is None:
+        raise Forbidden(
+            "without --keys only this machine changes the gateway, addressed as 127.0.0.1 or localhost"
+        )
+    access.administrator(grouped(request.scope["headers"]))
 
 
 def _state(service: Service) -> dict[str, str | bool]:

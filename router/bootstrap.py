@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import cv2
-import numpy as np
 from prometheus_client import disable_created_metrics
-from starlette.applications import Starlette
 from starlette.routing import Route
 
 from model_repo import publish
@@ -23,7 +18,7 @@ from model_repo.latency import Environment
 from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import default_runtime, environment, make_engine
-from router.admin import HOST as ADMIN_HOST
+from router.access import Access, KeysFile
 from router.admin import make_admin_app
 from router.admission import Limiter, LittleLimit
 from router.arm_metrics import ArmMetrics
@@ -50,13 +45,13 @@ from router.engines import (
 )
 from router.execution import Executor
 from router.grpc_api import DetectionServicer
-from router.grpc_server import GrpcServer
 from router.http_api import Views, make_app, release
 from router.http_body import Bodies, BodyLimits
 from router.http_detect import DetectEndpoint
 from router.http_frames import FramesEndpoint
 from router.http_reply import Asgi
-from router.http_server import GatewayServer, make_server
+from router.keys import KeysError
+from router.keys import read as read_keys
 from router.loaded import LoadedSets
 from router.metrics import Metrics
 from router.oip import Models
@@ -70,11 +65,9 @@ from router.serving import Policies, Serving
 from router.stream import Streams
 from router.stream_socket import StreamSocket
 from router.tracing import NoTracing, OpenTelemetry, Tracing
-from router.udp import receiving
 from router.workers import WorkerPool
 
 _LOG = logging.getLogger(__name__)
-_PROBE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +85,10 @@ class Gateway:
     metrics: Metrics
     reloaders: tuple[Reloader, ...]
     challenge: Challenge | None
-    admin: Starlette
+    admin: Asgi
     tracing: Tracing
+    access: Access | None
+    keys_file: KeysFile | None
 
     @property
     def reloader(self) -> Reloader:
@@ -115,6 +110,10 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     """
     clock = clock or MonotonicClock()
     tracing = _tracing(config)
+    # Process-wide: a second series per counter, of when it was made, helps nobody.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
+    metrics = Metrics(tracing)
+    access, keys_file = _access(config, clock, metrics)
     repository = publish.read(config.repo)
     here = environment()
     arrangement = _arrange(config, repository, here, given=engine is not None)
@@ -146,9 +145,6 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         max_wait_ms=config.max_wait_ms,
         max_queue=config.max_queue,
     )
-    # Process-wide as well: a second series per counter, of when it was made, helps nobody.
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
-    metrics = Metrics(tracing)
     challenge = None
     if challenger is not None:
         challenge = Challenge(
@@ -181,20 +177,20 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
 
     views = Views(
         points=lambda: _points(service, engine),
-        metrics=exposition,
         alive=lambda: service.alive,
         ready=lambda: service.ready,
     )
     bodies = Bodies(BodyLimits(config.max_bytes, config.max_buffered_bytes, config.body_timeout_s))
     budgets = Budgets(config.default_budget_ms, config.max_budget_ms)
-    endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock)
-    frames = FramesEndpoint(service, bodies, budgets, metrics, clock)
+    browsers = bool(config.cors_origin)
+    endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock, access, browsers=browsers)
+    frames = FramesEndpoint(service, bodies, budgets, metrics, clock, access)
     limits = FrameLimits(config.max_bytes, config.max_pixels)
-    streams = Streams(service, pool, budgets, metrics, clock, limits, most=config.max_streams)
-    servicer = DetectionServicer(service, streams, budgets, metrics, clock)
+    streams = Streams(service, pool, budgets, metrics, clock, limits, access, most=config.max_streams)
+    servicer = DetectionServicer(service, streams, budgets, metrics, clock, access)
     models = Models(service, release(), config.max_pixels)
-    oip = InferenceServicer(service, models, budgets, metrics, clock)
-    oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock)
+    oip = InferenceServicer(service, models, budgets, metrics, clock, access)
+    oip_app = make_oip_app(service, models, bodies, budgets, metrics, clock, access)
     watch = partial(Reloader, metrics=metrics, clock=clock, turn=asyncio.Lock(), poll_s=config.reload_s)
     reloaders = [watch(config.repo, service, Steps(prepare, took_over, loaded.release))]
     routes: Sequence[Route] = ()
@@ -209,7 +205,16 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         routes = challenge_routes(service, challenge, promotion)
     return Gateway(
         service,
-        make_app(endpoint, frames, StreamSocket(streams), oip_app, views, config.max_bytes),
+        make_app(
+            endpoint,
+            frames,
+            StreamSocket(streams, config.cors_origin),
+            oip_app,
+            views,
+            config.max_bytes,
+            access,
+            config.cors_origin,
+        ),
         endpoint,
         streams,
         servicer,
@@ -219,9 +224,21 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         metrics,
         tuple(reloaders),
         challenge,
-        make_admin_app(service, exposition, routes),
+        make_admin_app(service, exposition, access, routes),
         tracing,
+        access,
+        keys_file,
     )
+
+
+def _access(config: Config, clock: Clock, metrics: Metrics) -> tuple[Access | None, KeysFile | None]:
+    if config.keys is None:
+        return None, None
+    try:
+        access = Access(read_keys(config.keys), clock, metrics)
+    except KeysError as error:
+        raise StartupError(f"--keys: {error}") from error
+    return access, KeysFile(config.keys, access, poll_s=config.reload_s)
 
 
 def _tracing(config: Config) -> Tracing:
@@ -405,126 +422,3 @@ def _check_point(fleet: Fleet, name: str) -> None:
     known = [point.name for point in fleet.points]
     if name not in known:
         raise StartupError(f"no operating point {name!r} is published; known are {', '.join(known)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a gateway listens."""
-
-    http: str
-    grpc: str | None
-    admin: str | None = None
-    udp: str | None = None
-
-
-async def serve(
-    config: Config, gateway: Gateway, http_socket: socket.socket, started: Callable[[Addresses], None]
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return; `started` is told where it listens."""
-    server = make_server(
-        gateway.app, gateway.endpoint, drain_s=config.drain_s, max_message_bytes=config.max_bytes
-    )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with contextlib.AsyncExitStack() as stack:
-        grpc_server, grpc_address = await _start_grpc(config, gateway)
-        if grpc_server is not None:
-            stack.push_async_callback(grpc_server.stop, config.drain_s)
-        await stack.enter_async_context(_running(server, http_socket))
-        await stack.enter_async_context(_watching(gateway.service, grpc_server))
-        if config.reload_s > 0:
-            for reloader in gateway.reloaders:
-                await stack.enter_async_context(_in_background(reloader.watch()))
-        admin = None
-        if config.admin_port is not None:
-            admin_socket = stack.enter_context(bind(ADMIN_HOST, config.admin_port))
-            admin_server = make_server(gateway.admin, drain_s=config.drain_s)
-            await stack.enter_async_context(_running(admin_server, admin_socket))
-            admin = f"http://{ADMIN_HOST}:{admin_socket.getsockname()[1]}"
-        udp = None
-        if config.udp_port is not None:
-            udp = await stack.enter_async_context(
-                receiving(config, config.udp_port, gateway.streams, gateway.metrics)
-            )
-        host, port = http_socket.getsockname()[:2]
-        started(Addresses(f"http://{host}:{port}", grpc_address, admin, udp))
-        await stop.wait()
-        _LOG.info("draining")
-        gateway.service.drain()
-        if grpc_server is not None:
-            await grpc_server.show_ready(False)
-        await asyncio.sleep(config.drain_delay_s)
-        gateway.streams.drain()
-    _LOG.info("stopped")
-
-
-async def _start_grpc(config: Config, gateway: Gateway) -> tuple[GrpcServer | None, str | None]:
-    if not config.grpc:
-        return None, None
-    server = GrpcServer(gateway.servicer, gateway.inference, config.max_bytes)
-    try:
-        port = server.bind(f"{config.host}:{config.grpc_port}")
-    except RuntimeError as error:
-        raise StartupError(f"cannot listen on {config.host}:{config.grpc_port}: {error}") from error
-    await server.start()
-    return server, f"{config.host}:{port}"
-
-
-@contextlib.asynccontextmanager
-async def _running(server: GatewayServer, http_socket: socket.socket) -> AsyncIterator[None]:
-    """Run the HTTP server, listening; on leaving, let what is in flight finish."""
-    task = asyncio.create_task(server.serve(sockets=[http_socket]))
-    try:
-        # uvicorn tells that it listens by this flag alone.
-        while not server.started and not task.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
-@contextlib.asynccontextmanager
-async def _watching(service: Service, grpc_server: GrpcServer | None) -> AsyncIterator[None]:
-    """Probe an ill engine until it is well, and show readiness to gRPC health checks."""
-    image = np.zeros((480, 640, 3), dtype=np.uint8)
-
-    async def watch() -> None:
-        shown = False
-        while True:
-            if not service.well:
-                await service.probe(image)
-            if grpc_server is not None and service.ready != shown:
-                shown = service.ready
-                await grpc_server.show_ready(shown)
-            await asyncio.sleep(_PROBE_S)
-
-    async with _in_background(watch()):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Let work run until the context is left, then cancel it."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket; raises StartupError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener

@@ -36,7 +36,14 @@ class Config(BaseModel):
     udp_port: where cameras' datagrams are taken, None for nowhere; udp_allow: the networks that are heard,
     comma-separated, None for this machine; udp_query: what their streams ask for, as the query of
     `/v1/stream`; udp_callback: where results are posted, None for datagrams to the sender.
-    admin_port: where an administrator on this machine may hold an operating point; None for nowhere.
+    admin_host and admin_port: where metrics are, and where an administrator may hold an operating point;
+    nowhere without admin.
+    keys: the file of API keys, see `router.keys`, None to let everybody in. tls_cert and tls_key: PEM files;
+    tls_client_ca: who must have signed clients' certificates, None for no such certificates. insecure: lets
+    the gateway be reached from elsewhere without them. cors_origin: whose pages may ask, `*` for all.
+    max_connections: over HTTP, and again over gRPC; head_timeout_s, body_timeout_s, write_timeout_s,
+    idle_timeout_s: how long a connection may take for a request's head and body, for taking its answer, and
+    between requests.
     threads: cores per inference; workers: requests at work at once; None for what a short measurement at
     start finds best, which is remembered in the folder `cache`, None for the user's own.
     measure: when to measure at start: the variants again (auto: when the manifest's profiles are of another
@@ -67,12 +74,20 @@ class Config(BaseModel):
     port: Port = 8080
     grpc: bool = True
     grpc_port: Port = 8081
-    admin_port: Port | None = None
     udp_port: Port | None = None
     udp_allow: str | None = None
     udp_query: str = ""
     udp_callback: str | None = None
     udp_streams: PositiveInt = 16
+    admin: bool = True
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8082
+    keys: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False
+    cors_origin: tuple[str, ...] = ()
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False
@@ -92,7 +107,11 @@ class Config(BaseModel):
     max_pixels: PositiveInt = 40_000_000
     max_streams: PositiveInt = 64
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
+    max_connections: PositiveInt = 512
+    head_timeout_s: PositiveFloat = 10.0
     body_timeout_s: PositiveFloat = 10.0
+    write_timeout_s: PositiveFloat = 30.0
+    idle_timeout_s: PositiveFloat = 30.0
     engine_timeout_s: PositiveFloat = 10.0
     reload_s: NonNegativeFloat = 2.0
     drift_interval_s: NonNegativeFloat = 0.2
@@ -114,6 +133,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"--udp-port on {self.host} needs --udp-allow: the cameras' networks, such as 10.0.0.0/8"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key need each other")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         return self
 
     @field_validator("udp_allow")

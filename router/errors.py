@@ -11,6 +11,9 @@ RouterError
     TooLarge              more bytes or pixels than the gateway takes
     BodyTimeout           the body did not arrive in time
     UnmeetableBudget      less than what even the fastest plan needs on an idle gateway
+    Unauthorized          no key, or none that is known and has not expired
+    Forbidden             the key does not allow what is asked for
+    RateLimited           more than the key allows at this moment; later it may succeed
   PromotionFailed         a challenger did not become the champion
   Unavailable             the gateway is at fault; the same request may succeed later
     NotReady              models are loading, the engine is down, or the gateway drains
@@ -111,6 +114,31 @@ class UnmeetableBudget(Rejected):
 
     slug = "unmeetable-budget"
     title = "No plan can meet the latency budget"
+
+
+class Unauthorized(Rejected):
+    """There is no key, or none that is known and has not expired."""
+
+    slug = "unauthorized"
+    title = "A valid API key is needed"
+
+
+class Forbidden(Rejected):
+    """The key does not allow what is asked for."""
+
+    slug = "forbidden"
+    title = "The API key does not allow it"
+
+
+class RateLimited(Rejected):
+    """More is asked for than the key allows at this moment; `retry_after_s` says when to ask again."""
+
+    slug = "rate-limited"
+    title = "The API key's limit is reached"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PromotionFailed(RouterError):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from router.access import Access, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.execution import Answer
@@ -27,9 +28,16 @@ class DetectionServicer(wire_grpc.DetectionServicer):
     """Answer frames over gRPC."""
 
     def __init__(
-        self, service: Service, streams: Streams, budgets: Budgets, metrics: Metrics, clock: Clock
+        self,
+        service: Service,
+        streams: Streams,
+        budgets: Budgets,
+        metrics: Metrics,
+        clock: Clock,
+        access: Access | None = None,
     ) -> None:
-        self._service, self._streams, self._budgets = service, streams, budgets
+        self._service, self._streams = service, streams
+        self._budgets, self._access = budgets, access
         self._metrics, self._clock = metrics, clock
 
     async def Detect(
@@ -43,14 +51,16 @@ class DetectionServicer(wire_grpc.DetectionServicer):
         written: list[wire.DetectResponse] = []
 
         async def work() -> Answer | Shed:
-            return await self._service.detect(
-                request.image,
-                self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
-                Wishes.of(headers, operating_point=request.operating_point or None),
-                arrived_ns=arrived_ns,
-                traceparent=arrival.traceparent,
-                finish=lambda answer: written.append(encode_answer(answer, request_id)),
-            )
+            with entered(self._access, headers) as stay:
+                wishes = Wishes.of(headers, operating_point=request.operating_point or None)
+                return await self._service.detect(
+                    request.image,
+                    self._budgets.deadline(headers, arrived_ns, call_s=context.time_remaining()),
+                    limited(stay, wishes),
+                    arrived_ns=arrived_ns,
+                    traceparent=arrival.traceparent,
+                    finish=lambda answer: written.append(encode_answer(answer, request_id)),
+                )
 
         ended = await outcome_of(work(), arrival, request_id)
         if isinstance(ended, Problem):

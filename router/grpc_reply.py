@@ -38,6 +38,9 @@ _CODES: Mapping[str, grpc.StatusCode] = {
     "broken-image": grpc.StatusCode.INVALID_ARGUMENT,
     # The status that the transport itself gives a message above its limit.
     "too-large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
+    "forbidden": grpc.StatusCode.PERMISSION_DENIED,
+    "rate-limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "unmeetable-accuracy": grpc.StatusCode.FAILED_PRECONDITION,
     "unmeetable-budget": grpc.StatusCode.DEADLINE_EXCEEDED,
     "overloaded": grpc.StatusCode.UNAVAILABLE,

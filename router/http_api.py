@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
@@ -13,15 +13,16 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from router import metrics as exposition
 from router import pages
+from router.access import Access
 from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, MAX_BUDGET_MS, SECONDS_HEADER
 from router.documents import AnswersDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
 from router.http_detect import DETECT_PATH, DetectEndpoint
 from router.http_frames import JSON_TYPE, MOST_FRAMES, FramesEndpoint
-from router.http_reply import ID_HEADER, Asgi, Scope, Send, request_id_of
+from router.http_reply import ID_HEADER, Asgi, Scope, Send, refusal, request_id_of
+from router.http_safety import guarded, hardened, shared_with
 from router.oip_http import PREFIX as OIP_PATH
 from router.problems import Problem, internal_problem, problem_of, status_problem
 from router.stream_socket import STREAM_PATH, StreamSocket
@@ -49,7 +50,6 @@ class Views:
     """What the paths beside detection show, asked at every request."""
 
     points: Callable[[], PointsDocument]
-    metrics: Callable[[], Awaitable[bytes]]
     alive: Callable[[], bool]
     ready: Callable[[], bool]
 
@@ -69,13 +69,16 @@ def make_app(
     inference: Asgi,
     views: Views,
     max_bytes: int,
+    access: Access | None = None,
+    origins: Sequence[str] = (),
 ) -> Asgi:
     """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need.
 
     frames: answers those that come in JSON, stream: those of a WebSocket, inference: all paths of the Open
     Inference Protocol.
+    access: who is let in, None for everybody. origins: whose pages may ask.
     """
-    others = _others(detect, views, max_bytes)
+    others = hardened(guarded(_others(detect, views, max_bytes), access, refusal))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -88,7 +91,7 @@ def make_app(
         else:
             await others(scope, receive, send)
 
-    return app
+    return shared_with(app, origins)
 
 
 def _says_json(scope: Scope) -> bool:
@@ -113,11 +116,6 @@ def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
     async def operating_points() -> Response:
         """List the operating points: plans, stages, accuracy and cost."""
         return Response(views.points().model_dump_json(), media_type="application/json")
-
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def metrics() -> Response:
-        """Return every series in Prometheus' text format."""
-        return Response(await views.metrics(), media_type=exposition.CONTENT_TYPE)
 
     @app.get("/healthz", response_model=None)
     async def healthz() -> Response:
@@ -265,10 +263,13 @@ def _describe_detect(document: JsonObject, max_bytes: int) -> None:
                     },
                 },
                 "400": {"description": "Malformed request or budget, unknown operating point", **problem},
+                "401": {"description": "No key, or none that is known and has not expired", **problem},
+                "403": {"description": "The key does not allow it", **problem},
                 "408": {"description": "The body did not arrive in time", **problem},
                 "413": {"description": "Too many bytes or pixels", **problem},
                 "415": {"description": "Neither JPEG nor PNG", **problem},
                 "422": {"description": "Broken image, or a budget that no plan can meet", **problem},
+                "429": {"description": "The key's rate or concurrency", "headers": retry, **problem},
                 "503": {"description": "Overloaded or not ready", "headers": retry, **problem},
             },
         }

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from router.access import Access, Stay, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.execution import Answer
@@ -86,10 +87,21 @@ class DetectEndpoint:
     """Answer frames over HTTP."""
 
     def __init__(
-        self, service: Service, bodies: Bodies, budgets: Budgets, metrics: Metrics, clock: Clock
+        self,
+        service: Service,
+        bodies: Bodies,
+        budgets: Budgets,
+        metrics: Metrics,
+        clock: Clock,
+        access: Access | None = None,
+        *,
+        browsers: bool = False,
     ) -> None:
+        """access: who is let in, None for everybody. browsers: whether pages of other origins may ask, whose
+        requests need headers that only `__call__`'s answers get."""
         self._service, self._bodies, self._budgets = service, bodies, budgets
         self._metrics, self._clock = metrics, clock
+        self._access, self._browsers = access, browsers
 
     def begin(self, exchange: Exchange) -> Pending | None:
         """Begin on a request that is there as a whole; None, and nothing done, where `__call__` has to look.
@@ -100,13 +112,16 @@ class DetectEndpoint:
         arrived_ns = self._clock.now_ns()
         headers = grouped(exchange.headers)
         frame = None if exchange.query else self._bodies.at_once(content_type(headers), exchange.body)
-        if frame is None:
+        if frame is None or (self._browsers and b"origin" in headers):
             return None
         arrival = self._metrics.arrived("http", headers)
         request_id = request_id_in(headers)
         letter = Letter(request_id, PLAIN, frame)
+        stay: Stay | None = None
 
         def answer(outcome: Outcome) -> None:
+            if stay is not None:
+                stay.leave()
             problem = problem_in(outcome)
             reply = letter.reply_to(outcome, problem)
             if reply is not None:
@@ -115,10 +130,12 @@ class DetectEndpoint:
 
         pending = Pending(answer)
         try:
+            if self._access is not None:
+                stay = self._access.enter(headers)
             begun = self._service.begin(
                 frame,
                 self._budgets.deadline(headers, arrived_ns),
-                Wishes.of(headers),
+                limited(stay, Wishes.of(headers)),
                 pending.end,
                 arrived_ns=arrived_ns,
                 traceparent=arrival.traceparent,
@@ -141,8 +158,9 @@ class DetectEndpoint:
         letter = Letter(request_id_in(headers))
         outcome: Outcome
         try:
-            letter.shape = shape_of(scope.get("query_string", b""))
-            outcome = await self._answer(headers, receive, arrived_ns, arrival.traceparent, letter)
+            with entered(self._access, headers) as stay:
+                letter.shape = shape_of(scope.get("query_string", b""))
+                outcome = await self._answer(headers, receive, arrived_ns, arrival.traceparent, letter, stay)
         except asyncio.CancelledError:
             arrival.end("cancelled")
             raise
@@ -163,9 +181,10 @@ class DetectEndpoint:
         arrived_ns: int,
         traceparent: str | None,
         letter: Letter,
+        stay: Stay | None,
     ) -> Answer | Shed:
         deadline = self._budgets.deadline(headers, arrived_ns)
-        wishes = Wishes.of(headers)
+        wishes = limited(stay, Wishes.of(headers))
         length = headers.get(b"content-length")
         frame = await self._bodies.read(content_type(headers), length[0] if length else None, receive)
         if isinstance(frame, Shed):

@@ -11,10 +11,12 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import orjson
 
+from router.access import Access, Stay, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock, Deadline
 from router.errors import MalformedRequest
@@ -47,19 +49,30 @@ class FramesEndpoint:
     """Answer `POST /v1/detect` with a JSON body."""
 
     def __init__(
-        self, service: Service, bodies: Bodies, budgets: Budgets, metrics: Metrics, clock: Clock
+        self,
+        service: Service,
+        bodies: Bodies,
+        budgets: Budgets,
+        metrics: Metrics,
+        clock: Clock,
+        access: Access | None = None,
     ) -> None:
         self._service, self._bodies, self._budgets = service, bodies, budgets
-        self._metrics, self._clock = metrics, clock
+        self._metrics, self._clock, self._access = metrics, clock, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; every frame of it is counted as one, and a body that is none as one."""
+        with ExitStack() as stack:
+            await self._handle(scope, receive, send, stack)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, stack: ExitStack) -> None:
         arrived_ns = self._clock.now_ns()
         headers = grouped(scope["headers"])
         request_id = request_id_in(headers)
         arrival = self._metrics.arrived("http", headers)
         try:
-            asked = await self._read(scope, headers, receive, arrived_ns)
+            stay = stack.enter_context(entered(self._access, headers))
+            asked = await self._read(scope, headers, receive, arrived_ns, stay)
         except asyncio.CancelledError:
             arrival.end("cancelled")
             raise
@@ -103,11 +116,12 @@ class FramesEndpoint:
             await respond(send, *reply)
 
     async def _read(
-        self, scope: Scope, headers: Headers, receive: Receive, arrived_ns: int
+        self, scope: Scope, headers: Headers, receive: Receive, arrived_ns: int, stay: Stay | None
     ) -> tuple[Sequence[bytes], bool, Shape, Deadline, Wishes] | Shed:
         """Return frames, whether it is one that stands alone, and what is asked for them."""
         shape = shape_of(scope.get("query_string", b""))
-        deadline, wishes = self._budgets.deadline(headers, arrived_ns), Wishes.of(headers)
+        deadline = self._budgets.deadline(headers, arrived_ns)
+        wishes = limited(stay, Wishes.of(headers))
         length = headers.get(b"content-length")
         body = await self._bodies.message(length[0] if length else None, receive)
         if isinstance(body, Shed):
@@ -115,6 +129,8 @@ class FramesEndpoint:
         frames, single = await parsed(_frames, body)
         if shape.render and not single:
             raise MalformedRequest("?render=1: one image at a time")
+        if stay is not None and len(frames) > 1:
+            stay.more(len(frames) - 1)
         return frames, single, shape, deadline, wishes
 
     async def _answer(

@@ -28,6 +28,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Together they are a request's id where its sender gave none.
 _PROCESS, _NUMBERS = uuid.uuid4().hex[:16], itertools.count(1)
 _ID = ID_HEADER.lower().encode()
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 Scope = MutableMapping[str, Any]  # Any: as ASGI defines its scope
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]  # Any: as ASGI defines its messages
@@ -60,7 +61,9 @@ class Letter:
         """Write it."""
         kind, body = self.shape.written(answer, self.request_id, self.frame)
         timing = (b"server-timing", server_timing(answer).encode())
-        self._reply = 200, [(b"content-type", kind), timing, *common(body, self.request_id)], body
+        # A browser is not to guess what an image is.
+        plain = () if kind == b"application/json" else (NO_SNIFFING,)
+        self._reply = 200, [(b"content-type", kind), timing, *plain, *common(body, self.request_id)], body
 
     def reply_to(self, outcome: Outcome, problem: Problem | None) -> Reply | None:
         """Return what the sender gets, None where nobody waits for it."""
@@ -78,7 +81,7 @@ def problem_in(outcome: Outcome) -> Problem | None:
 
 def refusal(problem: Problem, request_id: str) -> Reply:
     """Return the reply that tells a problem."""
-    headers = list(problem.headers().items())
+    headers = [*problem.headers().items(), NO_SNIFFING]
     if problem.status in (408, 413):
         # What is left of the body is not wanted.
         headers.append((b"connection", b"close"))

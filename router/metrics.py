@@ -28,6 +28,10 @@ Protocol = Literal["http", "grpc", "websocket", "grpc-stream", "udp"]
 OutcomeName = Literal["answered", "shed", "cancelled", "rejected", "failed", "superseded"]
 ReloadResult = Literal["taken", "refused", "rolled back"]
 TellFate = Literal["sent", "failed", "superseded"]
+Slowness = Literal["head", "write", "idle"]
+AccessRefusal = Literal[
+    "no key", "unknown key", "expired", "operating point", "rate", "concurrency", "administration"
+]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = tuple(
     ms / 1e3
@@ -93,6 +97,12 @@ class Metrics:
         self._problems = self._counter("problems", "Requests without an answer, by problem", "problem")
         self._answers = self._counter("answers", "Answers by what made them", "operating_point", "plan")
         self._reloads = self._counter("reloads", "Changes of the published set", "result")
+        self._refusals = self._counter("access_refused", "Who was not let in, by reason", "reason")
+        self._let_in = self._counter("key_frames", "Frames let in, by the key's name", "key")
+        self._turned_away = Counter(
+            "paretogate_connections_refused", "Connections closed at once: too many", registry=self.registry
+        )
+        self._cut_off = self._counter("connections_cut", "Connections that were too slow", "waiting_for")
         self._missed = self._counter("budget_missed", "Answers after their deadline", "operating_point")
         self._cut = self._counter("cut_stages", "Stages that were not run", "variant", "reason")
         self._decisions = self._counter("escalation_decisions", "First rules asked, on uncut answers", "plan")
@@ -147,6 +157,10 @@ class Metrics:
         )
         for result in get_args(ReloadResult):
             self._reloads[result]
+        for reason in get_args(AccessRefusal):
+            self._refusals[reason]
+        for waiting_for in get_args(Slowness):
+            self._cut_off[waiting_for]
         for protocol in get_args(Protocol):
             self._arrivals[protocol]
             for outcome in get_args(OutcomeName):
@@ -186,6 +200,22 @@ class Metrics:
     def reloaded(self, result: ReloadResult) -> None:
         """Count an attempt to put a new set in force."""
         self._reloads[result].inc()
+
+    def refused(self, reason: AccessRefusal) -> None:
+        """Count somebody who was not let in."""
+        self._refusals[reason].inc()
+
+    def let_in(self, key: str, frames: int) -> None:
+        """Count frames that a key let in; by its name, of which there are as many as the file has."""
+        self._let_in[key].inc(frames)
+
+    def turned_away(self) -> None:
+        """Count a connection that was one too many."""
+        self._turned_away.inc()
+
+    def cut_off(self, waiting_for: Slowness) -> None:
+        """Count a connection that was too slow."""
+        self._cut_off[waiting_for].inc()
 
     def shadowed(self, plan: str, disagreement: float) -> None:
         """Record how far an early answer was from its plan's last stage."""

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from router.access import Access, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.errors import MalformedRequest, RouterError
@@ -52,9 +53,10 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         budgets: Budgets,
         metrics: Metrics,
         clock: Clock,
+        access: Access | None = None,
     ) -> None:
         self._service, self._models, self._budgets = service, models, budgets
-        self._metrics, self._clock = metrics, clock
+        self._metrics, self._clock, self._access = metrics, clock, access
 
     async def ServerLive(self, request: Message, context: Context) -> Message:
         """Say whether the process works."""
@@ -167,24 +169,25 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         written: list[Message] = []
 
         async def work() -> Answer | Shed:
-            self._models.check(request.model_name, request.model_version)
-            asked = question(
-                request.model_name,
-                _given(request),
-                _parameters(request.parameters),
-                [output.name for output in request.outputs],
-                headers,
-                max_pixels=self._models.max_pixels,
-            )
-            left = [left for left in (context.time_remaining(), asked.timeout_s) if left is not None]
-            return await self._service.detect(
-                asked.frame,
-                self._budgets.deadline(headers, arrived_ns, call_s=min(left, default=None)),
-                asked.wishes,
-                arrived_ns=arrived_ns,
-                traceparent=arrival.traceparent,
-                finish=_writer(request, asked.outputs, written),
-            )
+            with entered(self._access, headers) as stay:
+                self._models.check(request.model_name, request.model_version)
+                asked = question(
+                    request.model_name,
+                    _given(request),
+                    _parameters(request.parameters),
+                    [output.name for output in request.outputs],
+                    headers,
+                    max_pixels=self._models.max_pixels,
+                )
+                left = [left for left in (context.time_remaining(), asked.timeout_s) if left is not None]
+                return await self._service.detect(
+                    asked.frame,
+                    self._budgets.deadline(headers, arrived_ns, call_s=min(left, default=None)),
+                    limited(stay, asked.wishes),
+                    arrived_ns=arrived_ns,
+                    traceparent=arrival.traceparent,
+                    finish=_writer(request, asked.outputs, written),
+                )
 
         ended = await outcome_of(work(), arrival, request_id)
         if isinstance(ended, Answer):

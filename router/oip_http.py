@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from router.access import Access, Stay, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock
 from router.errors import MalformedRequest, RouterError, UnsupportedType
@@ -40,6 +41,7 @@ from router.http_reply import (
     respond,
     unless_left,
 )
+from router.http_safety import guarded, hardened
 from router.metrics import Metrics
 from router.oip import (
     EXTENSIONS,
@@ -72,9 +74,10 @@ def make_oip_app(
     budgets: Budgets,
     metrics: Metrics,
     clock: Clock,
+    access: Access | None = None,
 ) -> Asgi:
-    """Return the application of all paths below /v2."""
-    infer = InferEndpoint(service, models, bodies, budgets, metrics, clock)
+    """Return the application of all paths below /v2; access: who is let in, None for everybody."""
+    infer = InferEndpoint(service, models, bodies, budgets, metrics, clock, access)
 
     async def server(_: Request) -> Response:
         return JSONResponse({"name": SERVER, "version": models.version, "extensions": EXTENSIONS})
@@ -137,7 +140,7 @@ def make_oip_app(
             Route(f"{start}/region/{{region}}/unregister", unregister, methods=["POST"]),
         ]
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v2", server),
             Route("/v2/", server),
@@ -155,6 +158,7 @@ def make_oip_app(
         ],
         exception_handlers={HTTPException: _on_http_error, RouterError: _on_router_error},
     )
+    return hardened(guarded(app, access, lambda problem, _: (problem.status, *_refusal(problem))))
 
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
@@ -207,9 +211,11 @@ class InferEndpoint:
         budgets: Budgets,
         metrics: Metrics,
         clock: Clock,
+        access: Access | None = None,
     ) -> None:
         self._service, self._models, self._bodies = service, models, bodies
         self._budgets, self._metrics, self._clock = budgets, metrics, clock
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -221,16 +227,17 @@ class InferEndpoint:
         written: list[tuple[Lines, bytes]] = []
         outcome: Outcome
         try:
-            self._models.check(model, version)
-            length = headers.get(b"content-length")
-            body = await self._bodies.message(length[0] if length else None, receive)
-            if isinstance(body, Shed):
-                outcome = body
-            else:
-                asked.append(await parsed(partial(_Asked, headers), body))
-                outcome = await self._answer(
-                    model, asked[0], receive, arrived_ns, arrival.traceparent, written.append
-                )
+            with entered(self._access, headers) as stay:
+                self._models.check(model, version)
+                length = headers.get(b"content-length")
+                body = await self._bodies.message(length[0] if length else None, receive)
+                if isinstance(body, Shed):
+                    outcome = body
+                else:
+                    asked.append(await parsed(partial(_Asked, headers), body))
+                    outcome = await self._answer(
+                        model, asked[0], stay, receive, arrived_ns, arrival.traceparent, written.append
+                    )
         except asyncio.CancelledError:
             arrival.end("cancelled")
             raise
@@ -256,6 +263,7 @@ class InferEndpoint:
         self,
         model: str,
         asked: _Asked,
+        stay: Stay | None,
         receive: Receive,
         arrived_ns: int,
         traceparent: str | None,
@@ -272,7 +280,7 @@ class InferEndpoint:
         work = self._service.detect(
             wanted.frame,
             self._budgets.deadline(asked.headers, arrived_ns, call_s=wanted.timeout_s),
-            wanted.wishes,
+            limited(stay, wanted.wishes),
             arrived_ns=arrived_ns,
             traceparent=traceparent,
             finish=lambda answer: write(_written(model, asked, answer, wanted.outputs)),

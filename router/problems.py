@@ -16,10 +16,13 @@ from router.admission import Shed
 from router.errors import (
     BodyTimeout,
     BrokenImage,
+    Forbidden,
     MalformedRequest,
+    RateLimited,
     Rejected,
     RouterError,
     TooLarge,
+    Unauthorized,
     Unavailable,
     UnknownModel,
     UnknownOperatingPoint,
@@ -35,6 +38,8 @@ OVERLOADED = "overloaded"
 _STATUS: tuple[tuple[type[RouterError], int], ...] = (
     (MalformedRequest, 400),
     (UnknownOperatingPoint, 400),
+    (Unauthorized, 401),
+    (Forbidden, 403),
     (UnknownModel, 404),
     (BodyTimeout, 408),
     (TooLarge, 413),
@@ -42,6 +47,7 @@ _STATUS: tuple[tuple[type[RouterError], int], ...] = (
     (BrokenImage, 422),
     (UnmeetableAccuracy, 422),
     (UnmeetableBudget, 422),
+    (RateLimited, 429),
     (Rejected, 400),
     (Unavailable, 503),
 )
@@ -79,6 +85,8 @@ class Problem:
         headers = {b"content-type": CONTENT_TYPE}
         if self.retry_after_s is not None:
             headers[b"retry-after"] = b"%d" % max(math.ceil(self.retry_after_s), 1)
+        if self.status == 401:
+            headers[b"www-authenticate"] = b"Bearer"
         return headers
 
 
@@ -95,7 +103,7 @@ def problem_of(error: RouterError | Shed) -> Problem:
         status,
         str(error),
         "rejected" if isinstance(error, Rejected) else "failed",
-        error.retry_after_s if isinstance(error, Unavailable) else None,
+        error.retry_after_s if isinstance(error, Unavailable | RateLimited) else None,
         error.known if isinstance(error, UnknownOperatingPoint) else (),
     )
 

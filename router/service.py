@@ -205,9 +205,9 @@ class Service:
 
         arrived_ns: when the request's clock started. traceparent: passed on to the engine. finish: is given
         the answer while a worker is still at it, to write it as the sender wants it. Raises
-        UnknownOperatingPoint, UnmeetableAccuracy, UnmeetableBudget, BrokenImage, UnsupportedType or TooLarge
-        when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the call drops
-        the work if it is queued; a running inference is not taken back.
+        UnknownOperatingPoint, Forbidden, UnmeetableAccuracy, UnmeetableBudget, BrokenImage, UnsupportedType
+        or TooLarge when the request is at fault, NotReady or EngineFailed when the gateway is. Cancelling the
+        call drops the work if it is queued; a running inference is not taken back.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -267,7 +267,7 @@ class Service:
         held = self._held_in(serving)
         point = serving.wished(wishes, held or policies.controller.point)
         fixed = held is not None or wishes.model is not None or wishes.operating_point is not None
-        choices = (point,) if fixed else (point, *serving.cheaper(point, wishes.min_map))
+        choices = (point,) if fixed else (point, *serving.cheaper(point, wishes))
         order_ns = deadline.at_ns if deadline.at_ns is not None else arrived_ns + _PATIENCE_NS
         order = (RANK[wishes.priority], order_ns)
         if left_ms < math.inf:

@@ -6,7 +6,7 @@ meanwhile: plan, thresholds, alignments and models are never mixed from two sets
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model_repo.frontier import Frontier
@@ -15,7 +15,7 @@ from router.arms import ArmName
 from router.controller import Controller
 from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
 from router.engines import EngineHealth, Fleet, ServedPoint, published_accuracy
-from router.errors import UnknownModel, UnknownOperatingPoint, UnmeetableAccuracy
+from router.errors import Forbidden, UnknownModel, UnknownOperatingPoint, UnmeetableAccuracy
 from router.execution import Answer, Executor, StageRun, Worked
 from router.planner import DECODE, Planner
 from router.wishes import ACCURACY_HEADER, Wishes
@@ -96,18 +96,25 @@ class Serving:
         """Return the point that a request names, or the one in force; with a least accuracy, the one in force
         where it is accurate enough, else the cheapest that is.
 
-        Raises UnknownModel, UnknownOperatingPoint, or UnmeetableAccuracy, which names the most accurate.
+        Where the sender's key is not for the one in force, the costliest below it that the key is for takes
+        its place, or the cheapest that it is for: load must not lock anybody out. Raises UnknownModel,
+        UnknownOperatingPoint, UnmeetableAccuracy, which names the most accurate, or Forbidden, when no such
+        point is published.
         """
         if wishes.model is not None:
             return self.model(wishes.model)
         if wishes.operating_point is not None:
             return self.point(wishes.operating_point)
         point = self._points.get(in_force) or self._rungs[in_force]
+        points = self.fleet.points
+        if wishes.allowed is not None:
+            points = self._allowed(wishes.allowed)
+            point = point if point.name in wishes.allowed else _not_above(points, point)
         if wishes.min_map is None or _map(point) >= wishes.min_map:
             return point
-        enough = [other for other in self.fleet.points if _map(other) >= wishes.min_map]
+        enough = [other for other in points if _map(other) >= wishes.min_map]
         if not enough:
-            best = max(self.fleet.points, key=_map)
+            best = max(points, key=_map)
             raise UnmeetableAccuracy(
                 f"{ACCURACY_HEADER}: {wishes.min_map} is asked for; the most accurate operating point is"
                 f" {best.name} with {_map(best):.4f}"
@@ -115,7 +122,9 @@ class Serving:
         return min(enough, key=lambda other: other.plan.mean_ms)
 
     def grants(self, wishes: Wishes) -> bool:
-        """Return whether this set has the model, the operating point or the accuracy that a request wants."""
+        """Return whether this set has what a request wants, and a point that its sender's key is for."""
+        if wishes.allowed is not None and wishes.allowed.isdisjoint(self._points):
+            return False
         if wishes.model is not None:
             return wishes.model in self._models
         if wishes.operating_point is not None:
@@ -146,16 +155,33 @@ class Serving:
             policies.drift.decided(answer.plan.name, answer.escalated)
             policies.escalations.observe(answer.plan.name, answer.escalated)
 
-    def cheaper(self, point: ServedPoint, min_map: float | None) -> tuple[ServedPoint, ...]:
-        """Return the rungs below a point, costliest first; with `min_map`, those that reach it."""
-        below = self._below.get(point.name, ())
-        return below if min_map is None else tuple(rung for rung in below if _map(rung) >= min_map)
+    def cheaper(self, point: ServedPoint, wishes: Wishes) -> tuple[ServedPoint, ...]:
+        """Return the rungs below a point, costliest first; those alone that reach a least accuracy, if there
+        is one, and that the sender's key is for."""
+        below, min_map, allowed = self._below.get(point.name, ()), wishes.min_map, wishes.allowed
+        if min_map is not None:
+            below = tuple(rung for rung in below if _map(rung) >= min_map)
+        return below if allowed is None else tuple(rung for rung in below if rung.name in allowed)
+
+    def _allowed(self, names: frozenset[str]) -> tuple[ServedPoint, ...]:
+        """Return the points of these names; raises Forbidden when there are none."""
+        points = tuple(point for point in self.fleet.points if point.name in names)
+        if not points:
+            raise Forbidden(f"the API key is for {', '.join(sorted(names))} alone, which is not published")
+        return points
 
     def baseline_ms(self, stage: StageRun) -> tuple[float, float]:
         """Return the mean and the median that a stage's profile says for as many workers as were busy."""
         baselines = self._baselines[stage.variant]
         _, mean_ms, median_ms = next((b for b in baselines if b[0] >= stage.busy), baselines[-1])
         return mean_ms, median_ms
+
+
+def _not_above(points: Sequence[ServedPoint], point: ServedPoint) -> ServedPoint:
+    """Return the costliest of some points that costs no more than another, or the cheapest of them."""
+    cheapest_first = sorted(points, key=lambda each: each.plan.mean_ms)
+    below = [each for each in cheapest_first if each.plan.mean_ms <= point.plan.mean_ms]
+    return below[-1] if below else cheapest_first[0]
 
 
 def _map(point: ServedPoint) -> float:

@@ -16,12 +16,14 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from model_repo.frame import FrameLimits
+from router.access import Access, Account
 from router.budget import MAX_BUDGET_MS, Budgets, Clock, Deadline
-from router.errors import MalformedBudget, MalformedRequest, NotReady
+from router.errors import MalformedBudget, MalformedRequest, NotReady, Unauthorized
 from router.execution import Answer, Frame
 from router.headers import Headers, only
 from router.http_reply import count, problem_in
@@ -62,13 +64,14 @@ class StreamWishes:
     """What a stream asks for all of its frames; headers: where their budgets stand.
 
     reuse_within: the largest difference between frames that may share an answer, see `router.reuse`; None for
-    an answer to each.
+    an answer to each. account: of the sender's key, None where none is needed.
     """
 
     headers: Headers
     wishes: Wishes
     in_flight: int
     reuse_within: float | None
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +184,18 @@ class FrameStream(Generic[T]):
         written: list[T] = []
         reused: Reused | None = None
         outcome: Outcome
+        account = self._asked.account
         try:
-            outcome, reused = await self._outcome(waiting, request_id, written)
+            with nullcontext() if account is None else account.enter():
+                outcome, reused = await self._outcome(waiting, request_id, written)
         except asyncio.CancelledError:
             waiting.arrival.end("cancelled")
             raise
         except Exception as error:  # noqa: BLE001 - the edge of a frame: whatever it is, it is told
             outcome = error
+        if isinstance(outcome, Unauthorized):
+            # The key does not hold any more: that is told once.
+            self.close()
         problem = problem_in(outcome)
         count(outcome, problem, waiting.arrival, request_id)
         age_ms = (self._streams.clock.now_ns() - waiting.arrived_ns) / 1e6
@@ -246,12 +254,14 @@ class Streams:
         metrics: Metrics,
         clock: Clock,
         limits: FrameLimits,
+        access: Access | None = None,
         *,
         most: int,
     ) -> None:
-        """limits: of a frame. most: streams that may be open at once."""
+        """limits: of a frame. access: who is let in, None for everybody. most: streams open at once."""
         self.service, self.metrics, self.clock = service, metrics, clock
         self._pool, self._budgets, self._limits, self._most = pool, budgets, limits, most
+        self._access = access
         self._open: dict[FrameStream[Any], Protocol] = {}  # Any: what each sends is its edge's concern
         self._draining = False
 
@@ -260,10 +270,16 @@ class Streams:
         """Return whether the gateway stops, and streams with it."""
         return self._draining
 
-    def wishes(self, headers: Headers) -> StreamWishes:
-        """Read what a stream asks for; raises MalformedRequest, which names the header, or
-        UnknownOperatingPoint."""
+    def wishes(self, headers: Headers, *, trusted: bool = False) -> StreamWishes:
+        """Read what a stream asks for.
+
+        trusted: ask for no key. Raises Unauthorized or Forbidden, MalformedRequest, which names the header,
+        or UnknownOperatingPoint.
+        """
+        account = None if self._access is None or trusted else self._access.account(headers)
         wishes = Wishes.of(headers)
+        if account is not None:
+            wishes = account.limited(wishes)
         if wishes.operating_point is not None:
             self.service.serving.point(wishes.operating_point)
         self._budgets.deadline(headers, 0)
@@ -275,7 +291,9 @@ class Streams:
         within = only(headers, REUSE_HEADER)
         if within is not None and not (_LEVELS.fullmatch(within) and float(within) <= 255):
             raise MalformedRequest(f"{REUSE_HEADER}: {within[:40]!r} is no decimal between 0 and 255")
-        return StreamWishes(headers, wishes, int(in_flight), None if within is None else float(within))
+        return StreamWishes(
+            headers, wishes, int(in_flight), None if within is None else float(within), account
+        )
 
     def open(
         self,
@@ -295,7 +313,11 @@ class Streams:
             raise NotReady("the gateway is shutting down")
         if len(self._open) >= self._most:
             raise NotReady(f"{self._most} streams are open, which is the limit")
-        stream = FrameStream(self, protocol, asked, write, send, request_id or uuid.uuid4().hex[:16])
+        identity = request_id or uuid.uuid4().hex[:16]
+        if asked.wishes.session is None:
+            # All of its frames are answered by the same of two sets that are compared.
+            asked = replace(asked, wishes=replace(asked.wishes, session=identity))
+        stream = FrameStream(self, protocol, asked, write, send, identity)
         self._open[stream] = protocol
         self.metrics.streaming(protocol, 1)
         return stream

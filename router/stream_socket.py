@@ -7,19 +7,22 @@ where an earlier frame's answer is given.
 
 What holds for all frames stands in the query, because a browser cannot set headers: `budget_ms`,
 `operating_point`, `min_accuracy`, `min_score`, `priority`, `in_flight` and `reuse_within`, each what the
-header of the same meaning is. A page of another origin is refused: browsers let any page open a socket.
+header of the same meaning is. An API key goes as one of the protocols that the socket offers, `key.pg_…`
+beside `paretogate`: in an address it would be logged on the way. A page of an origin that is neither the
+gateway's own nor one that was configured is refused: browsers let any page open a socket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
+from router.access import KEY_HEADER
 from router.budget import BUDGET_HEADER
 from router.encoding import answer_json
-from router.errors import MalformedRequest, RouterError
+from router.errors import Forbidden, MalformedRequest, RouterError
 from router.headers import Headers, only
 from router.http_body import Receive, SenderLeft
 from router.http_reply import Scope, Send, grouped, refusal, request_id_in
@@ -29,6 +32,7 @@ from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_
 
 STREAM_PATH = "/v1/stream"
 SUBPROTOCOL = "paretogate"
+_KEY = "key."
 _PARAMETERS: Mapping[str, str] = {
     "budget_ms": BUDGET_HEADER,
     "operating_point": POINT_HEADER,
@@ -45,8 +49,9 @@ _LONGEST_TEXT = 4096
 class StreamSocket:
     """Answer frames over WebSockets; an ASGI application of one path."""
 
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
+    def __init__(self, streams: Streams, origins: Sequence[str] = ()) -> None:
+        """origins: whose pages may stream beside the gateway's own, `*` for all."""
+        self._streams, self._origins = streams, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one socket."""
@@ -61,8 +66,9 @@ class StreamSocket:
                 raise SenderLeft from error
 
         try:
-            _check_origin(headers)
-            asked = self._streams.wishes(with_query(headers, scope.get("query_string", b"")))
+            self._check_origin(headers)
+            shown = _with_key(headers, scope["subprotocols"])
+            asked = self._streams.wishes(with_query(shown, scope["query_string"]))
             stream = self._streams.open("websocket", asked, answer_json, tell, request_id)
         except RouterError as error:
             await _refuse(send, problem_of(error), request_id)
@@ -79,6 +85,23 @@ class StreamSocket:
             await send({"type": "websocket.close", "code": _UNSUPPORTED_DATA, "reason": str(error)[:120]})
             return
         await send({"type": "websocket.close", "code": _GOING_AWAY, "reason": "the gateway is shutting down"})
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Refuse a page that comes from elsewhere; raises Forbidden. Who is no browser says none."""
+        origin = only(headers, "Origin")
+        if origin is None or "*" in self._origins or origin in self._origins:
+            return
+        if urlsplit(origin).netloc != only(headers, "Host"):
+            raise Forbidden(f"Origin: {origin[:100]} is not where this gateway is reached; see --cors-origin")
+
+
+def _with_key(headers: Headers, protocols: Sequence[str]) -> Headers:
+    """Return the headers with the key that stands among the protocols, where they have none."""
+    shown = [name.removeprefix(_KEY) for name in protocols if name.startswith(_KEY)]
+    key = KEY_HEADER.lower().encode()
+    if not shown or key in headers or b"authorization" in headers:
+        return headers
+    return {**headers, key: [name.encode() for name in shown]}
 
 
 async def _read(receive: Receive, stream: FrameStream[bytes]) -> None:
@@ -147,13 +170,6 @@ def with_query(headers: Headers, query: bytes) -> Headers:
             raise MalformedRequest(f"?{name[:40]}: unknown; there are {', '.join(_PARAMETERS)}")
         both.setdefault(header.lower().encode(), []).append(value.encode("latin-1", "replace"))
     return both
-
-
-def _check_origin(headers: Headers) -> None:
-    """Refuse a page that comes from elsewhere; raises MalformedRequest. Who is no browser says none."""
-    origin = only(headers, "Origin")
-    if origin is not None and urlsplit(origin).netloc != only(headers, "Host"):
-        raise MalformedRequest(f"Origin: {origin[:100]} is not where this gateway is reached")
 
 
 async def _refuse(send: Send, problem: Problem, request_id: str) -> None:

@@ -250,7 +250,7 @@ async def receiving(config: Config, port: int, streams: Streams, metrics: Metric
     On leaving, what was taken is answered. Raises StartupError.
     """
     try:
-        asked = streams.wishes(with_query({}, config.udp_query.encode()))
+        asked = streams.wishes(with_query({}, config.udp_query.encode()), trusted=True)
     except RouterError as error:
         raise StartupError(f"--udp-query: {error}") from error
     async with contextlib.AsyncExitStack() as stack:

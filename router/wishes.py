@@ -37,7 +37,8 @@ class Wishes:
 
     min_map: the least published mAP of the plan, a fraction. min_score: of the detections in the answer.
     priority: who is queued and let in first. model: a variant's name, to be answered by it alone. session:
-    requests that say the same are answered by the same of two sets that are compared.
+    requests that say the same are answered by the same of two sets that are compared. allowed: the operating
+    points that the sender's key is for, None for all.
     """
 
     operating_point: str | None = None
@@ -46,6 +47,7 @@ class Wishes:
     min_score: float | None = None
     model: str | None = None
     session: str | None = None
+    allowed: frozenset[str] | None = None
 
     @classmethod
     def of(cls, headers: Headers, *, operating_point: str | None = None) -> Wishes:

@@ -1,6 +1,6 @@
 """The gateway's client: one frame in, an `AnswerDocument` out, over HTTP or gRPC, waiting or asynchronous.
 
-    with GatewayClient("http://127.0.0.1:8080", retries=2) as client:
+    with GatewayClient("http://127.0.0.1:8080", api_key=None, retries=2) as client:
         answer = client.detect(jpeg, budget_ms=50)
         answer.as_coco(image_id=7)     # COCO result dictionaries
         answer.as_supervision()        # supervision.Detections
@@ -14,12 +14,14 @@ from router.client.camera import CameraResult, UdpCamera
 from router.client.errors import GatewayError, GatewayFailed, GatewayOverloaded, RequestRejected
 from router.client.http import AsyncGatewayClient, GatewayClient
 from router.client.rpc import AsyncGrpcGatewayClient, GrpcGatewayClient
+from router.client.tls import ClientTls
 
 __all__ = [
     "Asked",
     "AsyncGatewayClient",
     "AsyncGrpcGatewayClient",
     "CameraResult",
+    "ClientTls",
     "GatewayClient",
     "GatewayError",
     "GatewayFailed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from model_repo.drawing import drawn
 from model_repo.frame import FrameError, decode
-from router.client import GatewayClient, GatewayError, GrpcGatewayClient
+from router.client import ClientTls, GatewayClient, GatewayError, GrpcGatewayClient
 from router.documents import AnswerDocument
 
 _OUT, _ERR = Console(), Console(stderr=True)
@@ -30,21 +31,31 @@ def detect(
     min_score: Annotated[
         float, typer.Option(help="least score of what is shown, drawn and printed")
     ] = _SHOWN_FROM,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="gRPC with TLS; over HTTP an https:// url says so")
+    ] = False,
+    ca: Annotated[Path | None, typer.Option(help="PEM of who signed the gateway's certificate")] = None,
     retries: Annotated[int, typer.Option(help="how often to ask again within the budget")] = 2,
     save: Annotated[Path | None, typer.Option(help="draw on the image; a folder for several")] = None,
     coco: Annotated[
         bool, typer.Option("--coco", help="print COCO results as JSON, image_id by position")
     ] = False,
 ) -> None:
-    """Find the objects in images and print, draw or write them."""
+    """Find the objects in images and print, draw or write them.
+
+    The environment's PARETOGATE_API_KEY is shown to gateways that ask for one.
+    """
+    # Not an option: a command line is seen by everybody on the machine.
+    api_key = os.environ.get("PARETOGATE_API_KEY")
+    trust = ClientTls(ca) if tls or ca is not None else None
     if save is not None and len(images) > 1 and not save.is_dir():
         _stop(f"--save: {save} is no folder, and there are {len(images)} images")
     results: list[dict[str, object]] = []
     with ExitStack() as stack:
         client = (
-            stack.enter_context(GatewayClient(url, retries=retries))
+            stack.enter_context(GatewayClient(url, api_key=api_key, tls=trust, retries=retries))
             if grpc is None
-            else stack.enter_context(GrpcGatewayClient(grpc, retries=retries))
+            else stack.enter_context(GrpcGatewayClient(grpc, api_key=api_key, tls=trust, retries=retries))
         )
         for number, path in enumerate(images):
             try:

@@ -10,24 +10,31 @@ from pydantic import ValidationError
 
 from router.client.asking import Asked, Patience, headers_of, waiting, waiting_async
 from router.client.errors import URN, error_for, unreachable
+from router.client.tls import ClientTls, bearer
 from router.documents import AnswerDocument, PointsDocument, ProblemDocument
 
 
 class GatewayClient:
     """Ask a gateway over HTTP and wait; close it, or use it as a context manager.
 
-    retries: how often a frame is asked for again, see `Patience`.
+    api_key: a token of `python -m router.keys add`. tls: for https://, whom to trust; None for whom this
+    machine trusts. retries: how often a frame is asked for again, see `Patience`.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        api_key: str | None = None,
+        tls: ClientTls | None = None,
         timeout_s: float = 30.0,
         retries: int = 0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport)
+        verify = True if tls is None else tls.context()
+        self._http = httpx.Client(
+            base_url=url, timeout=timeout_s, transport=transport, headers=bearer(api_key), verify=verify
+        )
         self._retries = retries
 
     def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
@@ -65,7 +72,8 @@ class GatewayClient:
 class AsyncGatewayClient:
     """Ask a gateway over HTTP, many requests at once; close it, or use it as a context manager.
 
-    retries: how often a frame is asked for again, see `Patience`. connections: how many are open at most;
+    api_key and tls: as `GatewayClient`'s. retries: how often a frame is asked for again, see `Patience`.
+    connections: how many are open at most;
     more requests wait for one, None for no limit.
     """
 
@@ -73,13 +81,22 @@ class AsyncGatewayClient:
         self,
         url: str,
         *,
+        api_key: str | None = None,
+        tls: ClientTls | None = None,
         timeout_s: float = 30.0,
         retries: int = 0,
         connections: int | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, limits=limits, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=timeout_s,
+            limits=limits,
+            transport=transport,
+            headers=bearer(api_key),
+            verify=True if tls is None else tls.context(),
+        )
         self._retries = retries
 
     async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:

@@ -14,6 +14,7 @@ from router.arms import ARMS, ArmName
 from router.budget import BUDGET_HEADER
 from router.client.asking import Asked, Patience, waiting, waiting_async, wishes_of
 from router.client.errors import URN, GatewayError, GatewayFailed, RequestRejected, error_for
+from router.client.tls import ClientTls, bearer
 from router.documents import (
     AnswerDocument,
     Box,
@@ -41,18 +42,30 @@ _OPTIONS = (
 class GrpcGatewayClient:
     """Ask a gateway over gRPC and wait; close it, or use it as a context manager.
 
-    A deadline that passes before any answer is a GatewayFailed. retries: how often a frame is asked for
-    again, see `Patience`.
+    A deadline that passes before any answer is a GatewayFailed. api_key: a token of `python -m router.keys
+    add`. tls: None for none. retries: how often a frame is asked for again, see `Patience`.
     """
 
-    def __init__(self, address: str, *, retries: int = 0) -> None:
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tls: ClientTls | None = None,
+        retries: int = 0,
+    ) -> None:
+        self._channel = (
+            grpc.insecure_channel(address, options=_OPTIONS)
+            if tls is None
+            else grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)
+        )
+        self._shown = bearer(api_key)
         self._stub = wire_grpc.DetectionStub(self._channel)
         self._retries = retries
 
     def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        request, metadata = _request(frame, asked), _metadata(asked)
+        request, metadata = _request(frame, asked), _metadata(asked, self._shown)
 
         def ask(left_ms: float | None) -> AnswerDocument:
             timeout_s = None if left_ms is None else left_ms / 1e3
@@ -79,7 +92,9 @@ class GrpcGatewayClient:
         answer has a problem as its result.
         """
         messages = (wire.StreamFrame(image=frame) for frame in frames)
-        call = self._stub.DetectStream(messages, metadata=_stream_metadata(asked, in_flight, reuse_within))
+        call = self._stub.DetectStream(
+            messages, metadata=_stream_metadata(asked, in_flight, reuse_within, self._shown)
+        )
         try:
             for result in call:
                 yield _streamed(result)
@@ -104,18 +119,30 @@ class GrpcGatewayClient:
 class AsyncGrpcGatewayClient:
     """Ask a gateway over gRPC, many calls at once; make it on the event loop that uses it.
 
-    A deadline that passes before any answer is a GatewayFailed. retries: how often a frame is asked for
-    again, see `Patience`.
+    A deadline that passes before any answer is a GatewayFailed. api_key: a token of `python -m router.keys
+    add`. tls: None for none. retries: how often a frame is asked for again, see `Patience`.
     """
 
-    def __init__(self, address: str, *, retries: int = 0) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tls: ClientTls | None = None,
+        retries: int = 0,
+    ) -> None:
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            if tls is None
+            else grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
+        )
+        self._shown = bearer(api_key)
         self._stub = wire_grpc.DetectionStub(self._channel)
         self._retries = retries
 
     async def detect(self, frame: bytes, **asked: Unpack[Asked]) -> AnswerDocument:
         """Send an encoded JPEG or PNG; raises GatewayError."""
-        request, metadata = _request(frame, asked), _metadata(asked)
+        request, metadata = _request(frame, asked), _metadata(asked, self._shown)
 
         async def ask(left_ms: float | None) -> AnswerDocument:
             timeout_s = None if left_ms is None else left_ms / 1e3
@@ -140,7 +167,9 @@ class AsyncGrpcGatewayClient:
             async for frame in frames:
                 yield wire.StreamFrame(image=frame)
 
-        call = self._stub.DetectStream(messages(), metadata=_stream_metadata(asked, in_flight, reuse_within))
+        call = self._stub.DetectStream(
+            messages(), metadata=_stream_metadata(asked, in_flight, reuse_within, self._shown)
+        )
         try:
             async for result in call:
                 yield _streamed(result)
@@ -170,11 +199,13 @@ def _request(frame: bytes, asked: Asked) -> wire.DetectRequest:
     )
 
 
-def _metadata(asked: Asked) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), value) for name, value in wishes_of(asked).items())
+def _metadata(asked: Asked, shown: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in (*wishes_of(asked).items(), *shown.items()))
 
 
-def _stream_metadata(asked: Asked, in_flight: int, reuse_within: float | None) -> tuple[tuple[str, str], ...]:
+def _stream_metadata(
+    asked: Asked, in_flight: int, reuse_within: float | None, shown: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
     """Return what holds for every frame of a stream: a deadline would be that of the whole call."""
     said = {
         "X-Stream-In-Flight": str(in_flight),
@@ -184,7 +215,7 @@ def _stream_metadata(asked: Asked, in_flight: int, reuse_within: float | None) -
         "X-Request-Id": asked.get("request_id"),
     }
     return (
-        *_metadata(asked),
+        *_metadata(asked, shown),
         *((name.lower(), value) for name, value in said.items() if value is not None),
     )
 
@@ -217,6 +248,9 @@ _STATUS_OF_REASON: Mapping[str, int] = {
     "malformed-request": 400,
     "malformed-budget": 400,
     "unknown-operating-point": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "rate-limited": 429,
     "too-large": 413,
     "unsupported-type": 415,
     "broken-image": 422,

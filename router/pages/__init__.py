@@ -18,6 +18,7 @@ _FILES = (
     ("/live.js", "live.js", "text/javascript"),
     ("/live.css", "live.css", "text/css"),
 )
+PATHS = tuple(path for path, _, _ in _FILES)
 
 
 def routes() -> list[Route]:

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from router.config import Config
+from router.engines import StartupError
+from router.running import check_exposure
 from tests.deploy.promtool import DEPLOY
 
 ROOT = DEPLOY.parent
@@ -136,8 +138,11 @@ def test_compose_starts_commands_with_options_that_exist() -> None:
 def test_compose_router_is_scraped_and_reaches_triton() -> None:
     """Prometheus' targets and the gateway's engine are services of the compose file."""
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    hosts = {job["static_configs"][0]["targets"][0].split(":")[0] for job in scraped}
+    targets = [job["static_configs"][0]["targets"][0].split(":") for job in scraped]
+    hosts = {host for host, _ in targets}
+    assert dict(targets)["router"] == str(Config(repo=Path("repository")).admin_port)
     options = services()["router"]["command"]
+    assert options[options.index("--admin-host") + 1] == "0.0.0.0"
     hosts.add(options[options.index("--triton-url") + 1].split(":")[0])
     assert hosts == {"router", "triton"}
     assert hosts <= set(services())
@@ -163,7 +168,12 @@ def test_kubernetes_configures_the_router_with_variables_that_it_reads() -> None
     (generator,) = kustomization["configMapGenerator"]
     literals = dict(literal.split("=", 1) for literal in generator["literals"])
     options = {name.removeprefix("PARETOGATE_").lower(): value for name, value in literals.items()}
-    assert Config.model_validate({"repo": "/repository", **options})
+    config = Config.model_validate({"repo": "/repository", **options})
+    # The image listens on all addresses: without what is set here the gateway would not start.
+    exposed = config.model_copy(update={"host": "0.0.0.0"})
+    check_exposure(exposed)
+    with pytest.raises(StartupError, match="TLS"):
+        check_exposure(exposed.model_copy(update={"insecure": False}))
     (container,) = document("Deployment")["spec"]["template"]["spec"]["containers"]
     assert container["envFrom"] == [{"configMapRef": {"name": generator["name"]}}]
 
@@ -174,7 +184,7 @@ def test_kubernetes_names_fit_together() -> None:
     (container,) = pod["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     defaults = Config(repo=Path("repository"))
-    assert ports == {"http": defaults.port, "grpc": defaults.grpc_port}
+    assert ports == {"http": defaults.port, "grpc": defaults.grpc_port, "admin": defaults.admin_port}
     probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
     assert {kind: probe["path"] for kind, probe in probes.items()} == {
         "startup": "/readyz",
@@ -182,7 +192,10 @@ def test_kubernetes_names_fit_together() -> None:
         "liveness": "/healthz",
     }
     assert {probe["port"] for probe in probes.values()} <= set(ports)
-    assert {port["targetPort"] for port in document("Service")["spec"]["ports"]} == set(ports)
+    # Administration is for who reaches the pod itself.
+    assert {port["targetPort"] for port in document("Service")["spec"]["ports"]} == set(ports) - {"admin"}
+    scraped = document("Deployment")["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]
+    assert int(scraped) == ports["admin"]
     claims = {
         volume["persistentVolumeClaim"]["claimName"]
         for volume in pod["volumes"]
@@ -192,6 +205,36 @@ def test_kubernetes_names_fit_together() -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["volumes"]
     }
+
+
+def test_kubernetes_mounts_the_keys_that_it_names() -> None:
+    """The file that PARETOGATE_KEYS names lies in the secret's mount, which only its owner may write."""
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    (generator,) = kustomization["configMapGenerator"]
+    literals = dict(literal.split("=", 1) for literal in generator["literals"])
+    pod = document("Deployment")["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
+    (container,) = pod["containers"]
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == volume["name"])
+    assert Path(literals["PARETOGATE_KEYS"]).parent == Path(mount["mountPath"])
+    assert mount["readOnly"]
+    assert not volume["secret"]["defaultMode"] & 0o022
+
+
+def test_the_image_by_itself_does_not_start_unprotected() -> None:
+    """It listens on all addresses, so that keys and TLS, or --insecure, have to be given."""
+    words = entrypoint(DEPLOY / "router.Dockerfile")
+    host = words[words.index("--host") + 1]
+    with pytest.raises(StartupError, match="API keys"):
+        check_exposure(Config(repo=Path("repository"), host=host))
+
+
+def test_compose_router_is_for_this_machine() -> None:
+    """It does without keys and TLS because its ports, and the others', are published on loopback alone."""
+    assert services()["router"]["environment"] == {"PARETOGATE_INSECURE": "true"}
+    for name, service in services().items():
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), (name, port)
 
 
 def test_the_grace_period_covers_draining() -> None:

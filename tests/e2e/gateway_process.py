@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_SERVING = re.compile(r"serving on (http://[^,\s]+)(?:, gRPC on ([^,\s]+))?(?:, UDP on ([^,\s]+))?")
+_SERVING = re.compile(
+    r"serving on (https?://[^,\s]+)(?:, gRPC on ([^,\s]+))?(?:, UDP on ([^,\s]+))?,"
+    r" metrics and administration on (\S+)"
+)
 _START_S = 120.0
 _STOP_S = 60.0
 
@@ -26,6 +29,7 @@ class GatewayProcess:
     url: str = ""
     grpc_address: str = ""
     udp_address: str = ""
+    admin_url: str = ""
     log: list[str] = field(default_factory=list)
 
     @property
@@ -49,7 +53,7 @@ def gateway_process(repository: Path, *arguments: str) -> Iterator[GatewayProces
     """Run a gateway on free ports; on leaving, stop it if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "router", "--repo", str(repository), "--port", "0", "--grpc-port", "0",
-         "--measure", "never", *arguments],
+         "--admin-port", "0", "--measure", "never", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
@@ -65,7 +69,7 @@ def gateway_process(repository: Path, *arguments: str) -> Iterator[GatewayProces
             found = _SERVING.search(line)
             if found:
                 gateway.url, gateway.grpc_address = found[1], found[2] or ""
-                gateway.udp_address = found[3] or ""
+                gateway.udp_address, gateway.admin_url = found[3] or "", found[4]
                 serving.set()
         serving.set()
 

@@ -311,7 +311,7 @@ def test_a_thousand_malformed_requests_leave_the_gateway_serving(repository: Rep
             (name, outcome): float(value)
             for name, outcome, value in re.findall(
                 r'(?m)^paretogate_(arrivals|requests)_total\{(?:outcome="(\w+)",)?protocol="http"\} (\S+)$',
-                httpx.get(f"{gateway.url}/metrics").text,
+                httpx.get(f"{gateway.admin_url}/metrics").text,
             )
         }
         assert gateway.terminate() == 0

@@ -77,7 +77,9 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(repository: Reposit
         ThreadPoolExecutor(1) as thread,
     ):
         connection.sendall(head.encode() + frame[:100])
-        wait_until(lambda: 'arrivals_total{protocol="http"} 1.0' in httpx.get(f"{gateway.url}/metrics").text)
+        wait_until(
+            lambda: 'arrivals_total{protocol="http"} 1.0' in httpx.get(f"{gateway.admin_url}/metrics").text
+        )
         status = thread.submit(gateway.terminate)
         wait_until(lambda: any("draining" in line for line in gateway.log))
         connection.sendall(frame[100:])
@@ -95,13 +97,13 @@ def test_a_sender_who_hangs_up_is_counted_as_cancelled(gateway: GatewayProcess) 
             b"Content-Length: 500\r\n\r\nhalf"
         )
     line = 'paretogate_requests_total{outcome="cancelled",protocol="http"} 1.0'
-    wait_until(lambda: line in httpx.get(f"{gateway.url}/metrics").text)
+    wait_until(lambda: line in exposition(gateway))
 
 
 def test_importing_the_router_leaves_torch_out() -> None:
     """Neither torch nor the search comes along with the gateway."""
     code = (
-        "import sys, router.__main__, router.bootstrap, router.client;"
+        "import sys, router.__main__, router.running, router.client;"
         "import model_repo.runtime.openvino, model_repo.runtime.onnxruntime;"
         "print([m for m in ('torch', 'search', 'loadtest', 'onnx', 'sklearn') if m in sys.modules])"
     )
@@ -118,6 +120,11 @@ def test_the_other_embedded_runtime_serves_too(repository: Repository, runtime: 
     ):
         assert client.operating_points().runtime == runtime
         assert len(client.detect(encode_image(IMAGE)).detections) >= 2
+
+
+def exposition(gateway: GatewayProcess) -> str:
+    """Return what Prometheus would read now."""
+    return httpx.get(f"{gateway.admin_url}/metrics").text
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

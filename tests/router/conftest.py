@@ -87,6 +87,12 @@ def http_to(gateway: Gateway) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.app), base_url="http://gateway")
 
 
+def admin_of(gateway: Gateway, *, host: str = "127.0.0.1") -> httpx.AsyncClient:
+    """Return a client of metrics and administration, on a machine of that address."""
+    transport = httpx.ASGITransport(gateway.admin, client=(host, 40000))
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8082")
+
+
 def sample(gateway: Gateway, name: str, **labels: str) -> float:
     """Return a series' value, 0 when it does not exist yet."""
     return gateway.metrics.registry.get_sample_value(name, labels) or 0.0

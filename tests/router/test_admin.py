@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
-from router.bootstrap import Gateway
-from tests.router.conftest import Bench, http_to
+from tests.router.conftest import Bench, admin_of, http_to
 
 pytestmark = pytest.mark.anyio
 
 
 PNG = {"Content-Type": "image/png"}
-
-
-def admin_of(gateway: Gateway) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.admin), base_url="http://admin")
 
 
 async def test_a_point_is_held_and_let_go(bench: Bench, frame: bytes) -> None:

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from model_repo.publish import Repository
 from router import __main__ as cli
-from router.bootstrap import bind, build
+from router.bootstrap import build
 from router.config import Config
 from router.engines import StartupError
+from router.running import bind, check_exposure
 from tests.fakes import FakeEngine
 from tests.router.conftest import Bench
 
@@ -69,6 +70,8 @@ def test_every_field_has_a_flag() -> None:
         (["--udp-port", "0", "--host", "0.0.0.0"], "--udp-allow"),
         (["--udp-allow", "10.0.0.0/99"], "--udp-allow"),
         (["--udp-callback", "file:///etc"], "--udp-callback"),
+        (["--tls-cert", "chain.pem"], "--tls-key"),
+        (["--tls-client-ca", "ca.pem"], "--tls-cert"),
     ],
 )
 def test_a_bad_flag_is_named(monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
@@ -110,6 +113,58 @@ def test_a_taken_port_is_an_error_in_words() -> None:
         taken.listen()
         with pytest.raises(StartupError, match="cannot listen"):
             bind("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.3.2.1"])
+def test_loopback_needs_nothing(host: str) -> None:
+    """No key, no certificate, no word about them."""
+    check_exposure(Config(repo=Path("repo"), host=host, admin_host=host))
+
+
+@pytest.mark.parametrize(
+    ("settings", "lacking"),
+    [
+        ({"host": "0.0.0.0"}, {"API keys", "TLS"}),
+        ({"host": "::"}, {"API keys", "TLS"}),
+        ({"host": "gateway.example"}, {"API keys", "TLS"}),
+        ({"host": "192.168.0.4", "keys": "keys.json"}, {"TLS"}),
+        ({"host": "192.168.0.4", "tls_cert": "c.pem", "tls_key": "k.pem"}, {"API keys"}),
+        ({"admin_host": "0.0.0.0"}, {"API keys", "TLS"}),
+        ({"admin_host": "0.0.0.0", "admin": False}, set()),
+        ({"host": "::", "keys": "keys.json", "tls_cert": "c.pem", "tls_key": "k.pem"}, set()),
+    ],
+)
+def test_beyond_loopback_keys_and_tls_are_needed(
+    settings: dict[str, object], lacking: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gateway refuses to start and names what is missing and how to get it; --insecure only warns."""
+    config = Config.model_validate({"repo": "repo", **settings})
+    if lacking:
+        with pytest.raises(StartupError) as caught:
+            check_exposure(config)
+        said = str(caught.value)
+        assert {what for what in ("API keys", "TLS") if what in said} == lacking
+        assert "--insecure" in said
+        assert ("python -m router.keys add" in said) == ("API keys" in lacking)
+        assert ("--tls-cert" in said) == ("TLS" in lacking)
+    check_exposure(config.model_copy(update={"insecure": True}))
+    assert {what for what in ("API keys", "TLS") if what in caplog.text} == lacking
+
+
+def test_the_command_refuses_before_it_loads_anything(tmp_path: Path) -> None:
+    """Exit status 1 and a sentence, even where there is no repository."""
+    app = Typer()
+    app.command()(cli.command)
+    result = CliRunner().invoke(app, ["--repo", str(tmp_path / "nope"), "--host", "0.0.0.0"])
+    assert result.exit_code == 1
+    assert "API keys" in result.output
+
+
+def test_a_broken_file_of_keys_is_an_error_in_words(repository: Repository, tmp_path: Path) -> None:
+    """The gateway does not start, and says which file it is."""
+    for path in (tmp_path / "nope.json", tmp_path):
+        with pytest.raises(StartupError, match=f"--keys: {path}"):
+            build(Config(repo=repository.root, keys=path, measure="never"), engine=FakeEngine())
 
 
 def test_published_latencies_of_another_machine_are_measured_again(bench: Bench) -> None:

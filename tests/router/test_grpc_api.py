@@ -21,19 +21,26 @@ from router.client import (
     RequestRejected,
 )
 from router.grpc_api import SERVICE
-from router.grpc_server import GrpcServer
+from router.grpc_server import CallLimits, GrpcServer
+from router.wire import paretogate_pb2 as wire
+from router.wire import paretogate_pb2_grpc as wire_grpc
 from tests.fakes import FakeEngine
 from tests.router.conftest import DOUBTFUL, LARGE, Bench, sample
 
 pytestmark = pytest.mark.anyio
 MAX_BYTES = 100_000
+LIMITS = CallLimits(MAX_BYTES, 512, 10.0)
 
 
 @asynccontextmanager
-async def serving(gateway: Gateway) -> AsyncIterator[tuple[GrpcServer, str]]:
+async def serving(
+    gateway: Gateway,
+    limits: CallLimits = LIMITS,
+    credentials: grpc.ServerCredentials | None = None,
+) -> AsyncIterator[tuple[GrpcServer, str]]:
     """Serve a gateway over gRPC on a free port."""
-    server = GrpcServer(gateway.servicer, gateway.inference, MAX_BYTES)
-    port = server.bind("127.0.0.1:0")
+    server = GrpcServer(gateway.servicer, gateway.inference, limits, gateway.access)
+    port = server.bind("127.0.0.1:0", credentials)
     await server.start()
     try:
         yield server, f"127.0.0.1:{port}"
@@ -166,6 +173,25 @@ async def test_reflection_lists_the_service(bench: Bench) -> None:
         async for response in stub.ServerReflectionInfo(iter(requests)):
             names = {service.name for service in response.list_services_response.service}
     assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+async def test_one_connection_too_many_is_refused(bench: Bench, frame: bytes) -> None:
+    """It is unavailable, and those that there are go on."""
+    limits = CallLimits(MAX_BYTES, 2, 10.0)
+    apart = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+
+    async def code(channel: grpc.aio.Channel) -> grpc.StatusCode:
+        call = wire_grpc.DetectionStub(channel).Detect(wire.DetectRequest(image=frame))
+        return await call.code()
+
+    async with serving(bench(), limits) as (_, address):
+        kept = [grpc.aio.insecure_channel(address, options=apart) for _ in range(2)]
+        assert [await code(channel) for channel in kept] == [grpc.StatusCode.OK] * 2
+        async with grpc.aio.insecure_channel(address, options=apart) as channel:
+            assert await code(channel) is grpc.StatusCode.UNAVAILABLE
+        assert await code(kept[1]) is grpc.StatusCode.OK
+        for channel in kept:
+            await channel.close()
 
 
 async def test_a_gateway_that_is_not_there_is_a_failure(unused: int) -> None:

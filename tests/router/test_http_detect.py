@@ -331,7 +331,7 @@ async def test_openapi_describes_bodies_and_problems(bench: Bench) -> None:
     """The document names every path, the accepted bodies, and schemas that all exist."""
     async with http_to(bench()) as http:
         document = (await http.get("/openapi.json")).json()
-    assert {"/v1/detect", "/v1/operating-points", "/metrics", "/healthz", "/readyz"} <= set(document["paths"])
+    assert {"/v1/detect", "/v1/operating-points", "/healthz", "/readyz"} <= set(document["paths"])
     detect = document["paths"]["/v1/detect"]["post"]
     assert set(detect["requestBody"]["content"]) == {
         "image/jpeg",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,13 +19,14 @@ from model_repo.runtime.engine import EngineUnavailable
 from router import shapes
 from router.bootstrap import Gateway
 from router.execution import Job
-from router.http_server import CycleExchange, make_server
+from router.http_server import ConnectionLimits, CycleExchange, GatewayServer, make_server
 from router.workers import Ticket
 from tests.fakes import FakeEngine
 from tests.router.conftest import SURE, Bench, sample
 from tests.router.test_service import Held, until
 
 pytestmark = pytest.mark.anyio
+LIMITS = ConnectionLimits()
 
 REQUEST = (
     b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
@@ -35,12 +37,33 @@ REQUEST = (
 @asynccontextmanager
 async def serving(gateway: Gateway, max_message_bytes: int = 100_000) -> AsyncIterator[int]:
     """Serve a gateway on a free port of this event loop."""
+    async with server_of(gateway, max_message_bytes=max_message_bytes) as (_, port):
+        yield port
+
+
+@asynccontextmanager
+async def server_of(
+    gateway: Gateway,
+    limits: ConnectionLimits = LIMITS,
+    *,
+    tls: ssl.SSLContext | None = None,
+    max_message_bytes: int = 100_000,
+) -> AsyncIterator[tuple[GatewayServer, int]]:
+    """Serve a gateway within limits on a free port of this event loop."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = make_server(gateway.app, gateway.endpoint, drain_s=1.0, max_message_bytes=max_message_bytes)
+        server = make_server(
+            gateway.app,
+            gateway.endpoint,
+            limits,
+            gateway.metrics,
+            tls=tls,
+            drain_s=1.0,
+            max_message_bytes=max_message_bytes,
+        )
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
         try:
-            yield listener.getsockname()[1]
+            yield server, listener.getsockname()[1]
         finally:
             server.should_exit = True
             await task

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.metrics import Metrics
-from tests.router.conftest import Bench, http_to, sample
+from tests.router.conftest import Bench, admin_of, http_to, sample
 
 pytestmark = pytest.mark.anyio
 
@@ -41,12 +41,14 @@ async def test_every_arrival_has_one_outcome(bench: Bench, frame: bytes) -> None
 
 
 async def test_the_exposition_parses_and_shows_the_state(bench: Bench, frame: bytes) -> None:
-    """Prometheus' own parser reads /metrics, which has every family that operators need."""
+    """Prometheus' own parser reads /metrics, on its own port, which has every family that operators need."""
     gateway = bench()
     async with http_to(gateway) as http:
         headers = {"Content-Type": "image/png", "X-Latency-Budget-Ms": "500"}
         await http.post("/v1/detect", content=frame, headers=headers)
-        response: httpx.Response = await http.get("/metrics")
+        assert (await http.get("/metrics")).status_code == 404
+    async with admin_of(gateway) as admin:
+        response: httpx.Response = await admin.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(response.text)}
     for name in (
@@ -54,7 +56,7 @@ async def test_the_exposition_parses_and_shows_the_state(bench: Bench, frame: by
         "slack_seconds", "decode_seconds", "cut_stages", "escalations", "escalation_decisions",
         "budget_missed", "build_info",
         "ready", "engine_up", "inside", "queue_length", "workers_busy", "limit", "operating_point",
-        "slow_down", "latency_drift",
+        "slow_down", "latency_drift", "access_refused", "connections_refused", "connections_cut",
     ):  # fmt: skip
         assert f"paretogate_{name}" in families, name
     points = {s.labels["operating_point"]: s.value for s in families["paretogate_operating_point"].samples}

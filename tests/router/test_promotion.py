@@ -13,8 +13,7 @@ from model_repo import publish
 from model_repo.publish import MANIFEST, Repository
 from router.bootstrap import Gateway
 from tests.fakes import FakeClock, FakeEngine, tiny_repository
-from tests.router.conftest import LARGE, SURE, Bench
-from tests.router.test_admin import admin_of
+from tests.router.conftest import LARGE, SURE, Bench, admin_of
 from tests.router.test_challenge import ask, challenge_of, challenged, folders
 from tests.router.test_service import Held
 
