@@ -213,7 +213,7 @@ class Access:
         parts = token_parts(_token(headers) or "")
         if parts is None:
             self._metrics.refused("no key")
-            raise Unauthorized(f"expected Authorization: Bearer pg_…, or {KEY_HEADER}: pg_…")
+            raise Unauthorized(f"expected Authorization: Bearer pg_<id>_<secret>, or {KEY_HEADER}")
         account = self._accounts.get(parts[0])
         if account is None or not account.key.opens(parts[1]):
             self._metrics.refused("unknown key")

@@ -130,12 +130,15 @@ class DetectEndpoint:
 
         pending = Pending(answer)
         try:
-            if self._access is not None:
+            if self._access is None:
+                wishes = Wishes.of(headers)
+            else:
                 stay = self._access.enter(headers)
+                wishes = stay.limited(Wishes.of(headers))
             begun = self._service.begin(
                 frame,
                 self._budgets.deadline(headers, arrived_ns),
-                limited(stay, Wishes.of(headers)),
+                wishes,
                 pending.end,
                 arrived_ns=arrived_ns,
                 traceparent=arrival.traceparent,
