@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2_grpc as oip_wire
 from router.access import Access
 from router.grpc_access import KeyInterceptor
 from router.grpc_api import SERVICE, DetectionServicer
+from router.grpc_messages import TolerantServer
 from router.oip_grpc import OIP_SERVICE, InferenceServicer
 from router.wire import paretogate_pb2_grpc as wire_grpc
 
@@ -71,8 +72,9 @@ class GrpcServer:
             interceptors=() if access is None else (KeyInterceptor(access),),
             options=limits.options(),
         )
-        wire_grpc.add_DetectionServicer_to_server(detection, self._server)
-        oip_wire.add_GRPCInferenceServiceServicer_to_server(inference, self._server)
+        tolerant = TolerantServer(self._server)
+        wire_grpc.add_DetectionServicer_to_server(detection, tolerant)
+        oip_wire.add_GRPCInferenceServiceServicer_to_server(inference, tolerant)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

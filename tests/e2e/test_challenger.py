@@ -11,18 +11,11 @@ import httpx
 
 from model_repo import publish
 from router.client import GatewayClient
-from tests.e2e.gateway_process import GatewayProcess, gateway_process
+from tests.e2e.gateway_process import gateway_process
 from tests.e2e.test_router_server import IMAGE, wait_until
 from tests.fakes import encode_image, tiny_repository
 
 FRAME = encode_image(IMAGE)
-
-
-def administration(gateway: GatewayProcess) -> str:
-    """Return where the administrator asks."""
-    found = re.search(r"administration on (\S+)", "".join(gateway.log))
-    assert found is not None
-    return found[1]
 
 
 def test_a_challenger_answers_its_share_and_is_promoted_under_load(tmp_path: Path) -> None:
@@ -38,9 +31,9 @@ def test_a_challenger_answers_its_share_and_is_promoted_under_load(tmp_path: Pat
                 arms.append(client.detect(FRAME, session_id=session).arm)
         return arms
 
-    arguments = ("--challenger", str(challenger.root), "--challenger-share", "0.5", "--admin-port", "0")
+    arguments = ("--challenger", str(challenger.root), "--challenger-share", "0.5")
     with gateway_process(champion.root, *arguments, "--reload-s", "0.2") as gateway:
-        admin = administration(gateway)
+        admin = gateway.admin_url
         with GatewayClient(gateway.url) as client:
             arms = [
                 {client.detect(FRAME, session_id=f"camera-{number}").arm for _ in range(3)}
@@ -48,7 +41,7 @@ def test_a_challenger_answers_its_share_and_is_promoted_under_load(tmp_path: Pat
             ]
             assert all(len(seen) == 1 for seen in arms)
             assert {arm for seen in arms for arm in seen} == {"champion", "challenger"}
-        text = httpx.get(f"{gateway.url}/metrics").text
+        text = httpx.get(f"{gateway.admin_url}/metrics").text
         for arm, repository in (("champion", champion), ("challenger", challenger)):
             assert f'paretogate_arm_info{{arm="{arm}",manifest="{repository.digest[:12]}"}} 1.0' in text
         with ThreadPoolExecutor(4) as threads:
@@ -93,7 +86,9 @@ def test_a_shadow_compares_real_models(tmp_path: Path) -> None:
     ):  # fmt: skip
 
         def told(name: str) -> float:
-            found = re.search(rf"^{name} (\S+)$", httpx.get(f"{gateway.url}/metrics").text, re.MULTILINE)
+            found = re.search(
+                rf"^{name} (\S+)$", httpx.get(f"{gateway.admin_url}/metrics").text, re.MULTILINE
+            )
             return float(found[1]) if found else 0.0
 
         def looked() -> bool:

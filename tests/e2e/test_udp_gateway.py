@@ -36,7 +36,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 def series(gateway: GatewayProcess, name: str, **labels: str) -> float:
     """Return a counter's value, summed over the labels that are not given."""
     total = 0.0
-    for line in httpx.get(f"{gateway.url}/metrics").text.splitlines():
+    for line in httpx.get(f"{gateway.admin_url}/metrics").text.splitlines():
         found = re.fullmatch(rf"{name}\{{(.*)\}} (\S+)", line)
         if found and all(f'{label}="{value}"' in found[1] for label, value in labels.items()):
             total += float(found[2])

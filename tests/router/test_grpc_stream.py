@@ -172,3 +172,22 @@ async def test_a_stream_that_cannot_begin_is_an_error_of_the_client(bench: Bench
             async for _ in client.stream(frames(), operating_point="nope"):
                 pass
     assert refused.value.problem.operating_points == ["fast", "balanced", "accurate"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/paretogate.v1.Detection/Detect",
+        "/paretogate.v1.Detection/DetectStream",
+        "/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+    ],
+)
+async def test_bytes_that_are_no_message_are_the_senders_fault(bench: Bench, path: str) -> None:
+    """Over every kind of call: INVALID_ARGUMENT, with the details of every other problem."""
+    async with serving(bench()) as (_, address), grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream(path)()
+        await call.write(b"\xff\xff\xff")
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert reason_of(await call.trailing_metadata()) == "MALFORMED_REQUEST"

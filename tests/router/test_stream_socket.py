@@ -146,7 +146,7 @@ async def test_a_page_from_elsewhere_is_refused(bench: Bench, frame: bytes) -> N
     with pytest.raises(InvalidStatus) as refused:
         async with socket_to(bench(), origin="http://elsewhere.example"):
             pass
-    assert refused.value.response.status_code == 400
+    assert refused.value.response.status_code == 403
     assert b"Origin" in (refused.value.response.body or b"")
     async with socket_to(bench(), origin="http://127.0.0.1:{port}") as socket:
         await socket.send(frame)
