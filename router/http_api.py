@@ -11,11 +11,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
 from router import pages
 from router.access import Access
 from router.budget import BUDGET_HEADER, ENVOY_HEADER, GRPC_TIMEOUT_HEADER, MAX_BUDGET_MS, SECONDS_HEADER
+from router.compression import LEVEL, WORTH_BYTES
 from router.documents import AnswersDocument, PointsDocument, ProblemDocument
 from router.errors import NotReady
 from router.http_body import FORM_TYPE, RAW_TYPES, Receive
@@ -78,7 +80,8 @@ def make_app(
     Inference Protocol.
     access: who is let in, None for everybody. origins: whose pages may ask.
     """
-    others = hardened(guarded(_others(detect, views, max_bytes), access, refusal))
+    others = _smaller(hardened(guarded(_others(detect, views, max_bytes), access, refusal)))
+    inference = _smaller(inference)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -92,6 +95,11 @@ def make_app(
             await others(scope, receive, send)
 
     return shared_with(app, origins)
+
+
+def _smaller(app: Asgi) -> Asgi:
+    """Return an application whose long replies are compressed for who takes them so."""
+    return GZipMiddleware(app, minimum_size=WORTH_BYTES, compresslevel=LEVEL)
 
 
 def _says_json(scope: Scope) -> bool:

@@ -13,6 +13,7 @@ from typing import Protocol
 from router.access import Access, Stay, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock
+from router.compression import takes_gzip
 from router.execution import Answer
 from router.headers import Headers
 from router.http_body import Bodies, Receive, SenderLeft
@@ -116,7 +117,7 @@ class DetectEndpoint:
             return None
         arrival = self._metrics.arrived("http", headers)
         request_id = request_id_in(headers)
-        letter = Letter(request_id, PLAIN, frame)
+        letter = Letter(request_id, PLAIN, frame, gzip=takes_gzip(headers))
         stay: Stay | None = None
 
         def answer(outcome: Outcome) -> None:
@@ -158,7 +159,7 @@ class DetectEndpoint:
         arrived_ns = self._clock.now_ns()
         headers = grouped(scope["headers"])
         arrival = self._metrics.arrived("http", headers)
-        letter = Letter(request_id_in(headers))
+        letter = Letter(request_id_in(headers), gzip=takes_gzip(headers))
         outcome: Outcome
         try:
             with entered(self._access, headers) as stay:

@@ -19,6 +19,7 @@ import orjson
 from router.access import Access, Stay, entered, limited
 from router.admission import Shed
 from router.budget import Budgets, Clock, Deadline
+from router.compression import GZIPPED, WORTH_BYTES, gzipped, takes_gzip
 from router.errors import MalformedRequest
 from router.headers import Headers
 from router.http_body import Bodies, Receive, SenderLeft, parsed
@@ -93,11 +94,13 @@ class FramesEndpoint:
             # Of two sets that are compared, one answers all of them.
             wishes = replace(wishes, session=request_id)
         arrivals = [arrival, *(self._metrics.arrived("http", headers) for _ in frames[1:])]
+        compressed = takes_gzip(headers)
         letters = [
             Letter(
                 request_id if single else f"{request_id}.{place}",
                 Shape(shape.format, shape.render, shape.image_id + place),
                 frame,
+                gzip=single and compressed,
             )
             for place, frame in enumerate(frames)
         ]
@@ -111,7 +114,7 @@ class FramesEndpoint:
             replies = await unless_left(receive, answers)
         except SenderLeft:
             return
-        reply = replies[0] if single else _together(replies, shape, request_id)
+        reply = replies[0] if single else await _together(replies, shape, request_id, gzip=compressed)
         if reply is not None:
             await respond(send, *reply)
 
@@ -180,8 +183,8 @@ def _frames(body: bytes) -> tuple[list[bytes], bool]:
     return frames, single
 
 
-def _together(replies: Sequence[Reply | None], shape: Shape, request_id: str) -> Reply:
-    """Return one reply for several frames."""
+async def _together(replies: Sequence[Reply | None], shape: Shape, request_id: str, *, gzip: bool) -> Reply:
+    """Return one reply for several frames; gzip: whether its reader takes it compressed."""
     told = [reply for reply in replies if reply is not None]
     if shape.format == "coco":
         # Frames without an answer have no results; whoever needs to know which asks for the other format.
@@ -190,4 +193,8 @@ def _together(replies: Sequence[Reply | None], shape: Shape, request_id: str) ->
     else:
         parts = [body if status == 200 else b'{"problem":' + body + b"}" for status, _, body in told]
         body = b'{"request_id":' + orjson.dumps(request_id) + b',"answers":[' + b",".join(parts) + b"]}"
-    return 200, [(b"content-type", b"application/json"), *common(body, request_id)], body
+    lines = [(b"content-type", b"application/json")]
+    if gzip and len(body) >= WORTH_BYTES:
+        # In a thread of its own: it may be a megabyte, and the event loop has others to serve.
+        lines, body = [*lines, GZIPPED], await asyncio.to_thread(gzipped, body)
+    return 200, [*lines, *common(body, request_id)], body

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 from router.admission import Shed
+from router.compression import GZIPPED, WORTH_BYTES, gzipped
 from router.encoding import server_timing
 from router.errors import RouterError
 from router.execution import Answer
@@ -51,19 +52,27 @@ async def unless_left(receive: Receive, work: Awaitable[T]) -> T:
 class Letter:
     """The answer to a frame as it is sent; a worker writes it."""
 
-    __slots__ = ("_reply", "frame", "request_id", "shape")
+    __slots__ = ("_gzip", "_reply", "frame", "request_id", "shape")
 
-    def __init__(self, request_id: str, shape: Shape = PLAIN, frame: bytes = b"") -> None:
+    def __init__(
+        self, request_id: str, shape: Shape = PLAIN, frame: bytes = b"", *, gzip: bool = False
+    ) -> None:
+        """gzip: whether its reader takes it compressed."""
         self.request_id, self.shape, self.frame = request_id, shape, frame
+        self._gzip = gzip
         self._reply: Reply | None = None
 
     def write(self, answer: Answer) -> None:
         """Write it."""
         kind, body = self.shape.written(answer, self.request_id, self.frame)
         timing = (b"server-timing", server_timing(answer).encode())
-        # A browser is not to guess what an image is.
-        plain = () if kind == b"application/json" else (NO_SNIFFING,)
-        self._reply = 200, [(b"content-type", kind), timing, *plain, *common(body, self.request_id)], body
+        more: Lines = []
+        if kind != b"application/json":
+            # A browser is not to guess what an image is.
+            more = [NO_SNIFFING]
+        elif self._gzip and len(body) >= WORTH_BYTES:
+            more, body = [GZIPPED], gzipped(body)
+        self._reply = 200, [(b"content-type", kind), timing, *more, *common(body, self.request_id)], body
 
     def reply_to(self, outcome: Outcome, problem: Problem | None) -> Reply | None:
         """Return what the sender gets, None where nobody waits for it."""

@@ -1,7 +1,8 @@
 """ONNX Runtime in this process: the CPU, or CUDA and TensorRT where they are asked for and present.
 
 The thread pool does not spin between inferences: spinning threads take the cores that decoding and the other
-workers need. Precision lies in the graph (f32, fp16, or int8 by Q/DQ); the CPU provider has no bf16.
+workers need. Precision lies in the graph (f32, fp16, or int8 by Q/DQ); the CPU provider has no bf16, and gets
+int8 in the form that its kernels are fast for, see `model_repo.runtime.unsigned`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from model_repo.runtime.engine import (
     Tensors,
     UnknownVariant,
 )
+from model_repo.runtime.unsigned import GraphError, with_unsigned_activations
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDER_NAME: Mapping[Provider, str] = {
@@ -105,9 +107,9 @@ class OnnxRuntimeEngine:
         for segment in variant.segments:
             try:
                 session = ort.InferenceSession(
-                    str(root / segment.file), self._options(), providers=self._providers()
+                    self._graph(root / segment.file, variant), self._options(), providers=self._providers()
                 )
-            except _ERRORS as error:
+            except (*_ERRORS, GraphError, OSError) as error:
                 raise EngineUnavailable(f"ONNX Runtime refused {segment.file}: {error}") from error
             # ONNX Runtime falls back to the CPU with no more than a log line.
             if session.get_providers()[0] != _PROVIDER_NAME[self._provider]:
@@ -122,6 +124,11 @@ class OnnxRuntimeEngine:
             )
             sessions.append(session)
         self._loaded[variant.folder] = _Loaded(variant, tuple(sessions))
+
+    def _graph(self, file: Path, variant: Variant) -> str | bytes:
+        if variant.precision == "int8" and self._provider == "cpu":
+            return with_unsigned_activations(file.read_bytes())
+        return str(file)
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
