@@ -1,8 +1,9 @@
 """OpenVINO on the CPU, in this process.
 
 Precision is always explicit: on CPUs that can, OpenVINO would run float graphs in bf16 unasked, and an
-accuracy measured in one precision says nothing about another. An int8 graph carries its own Q/DQ operators;
-what is left of it in float runs in f32.
+accuracy measured in one precision says nothing about another. An int8 graph carries its own Q/DQ operators,
+which are brought into the form that CPUs are fast for, see `model_repo.runtime.unsigned`; what is left of it
+in float runs in f32.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from model_repo.runtime.engine import (
     Tensors,
     UnknownVariant,
 )
+from model_repo.runtime.unsigned import GraphError, with_unsigned_activations
 
 DEVICE = "CPU"
 _PRECISION_HINT: Mapping[Precision, str] = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -95,8 +97,9 @@ class OpenVinoEngine:
         compiled = []
         for segment in variant.segments:
             try:
-                model = core.compile_model(str(root / segment.file), DEVICE, properties)
-            except RuntimeError as error:
+                graph = _graph(core, root / segment.file, variant)
+                model = core.compile_model(graph, DEVICE, properties)
+            except (RuntimeError, GraphError, OSError) as error:
                 raise EngineUnavailable(f"OpenVINO refused {segment.file}: {_first_line(error)}") from error
             check_signature(
                 variant,
@@ -169,6 +172,12 @@ class OpenVinoEngine:
         with self._lock:
             self._loaded.clear()
             self._core = None
+
+
+def _graph(core: ov.Core, file: Path, variant: Variant) -> ov.Model:
+    if variant.precision == "int8":
+        return core.read_model(with_unsigned_activations(file.read_bytes()), b"")
+    return core.read_model(str(file))
 
 
 def version() -> str:

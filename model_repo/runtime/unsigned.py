@@ -1,9 +1,9 @@
-"""int8 as ONNX Runtime's CPU kernels like it: the published graph with unsigned activations.
+"""int8 as the kernels for x86 like it: the published graph with unsigned activations.
 
-Models are published with signed symmetric Q/DQ, the one form that every runtime takes. ONNX Runtime
-multiplies unsigned by signed bytes on x86: signed activations are shifted before every convolution, many
-convolutions find no int8 kernel at all, and a ReLU between two pairs is computed in float. So a graph is
-rewritten when it is loaded:
+Models are published with signed symmetric Q/DQ, the one form that every runtime takes. x86 multiplies
+unsigned by signed bytes: signed activations are shifted before every convolution. ONNX Runtime has no int8
+kernel at all for many of them, and computes a ReLU between two pairs in float. So both CPU engines rewrite a
+graph when they load it:
 
     1. The pair between a convolution and its ReLU is dropped: what the ReLU gives is quantized next anyway.
     2. Activations become unsigned: the same numbers, 128 higher, with zero point 128. Where nothing is
