@@ -30,9 +30,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	PYTHON=$(PYTHON) bash tests/e2e/make_triton_env.sh .venv-triton
 	@touch $@
 
-system: ## Install promtool, which checks the alert rules (Debian; skipped where it cannot be)
-	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& bash deploy/install_promtool.sh; } || echo "promtool is not here: its tests will be skipped"
+system: ## Install promtool, Chromium and ffmpeg for their tests (Debian; skipped where it cannot be)
+	@bash tests/install_system.sh
 
 demo: $(VENV)/.serving ## Render frames, start the gateway on the demo frontier, send load (EXIT=1 ends it)
 	$(BIN)/python -m loadtest demo $(if $(EXIT),--exit)

@@ -22,11 +22,14 @@ from starlette.routing import Route
 from router import metrics as exposition
 from router.access import Access
 from router.errors import Forbidden, MalformedRequest, RouterError
-from router.http_reply import Asgi, grouped
+from router.http_body import Receive
+from router.http_reply import Asgi, Scope, Send, grouped
 from router.http_safety import hardened
 from router.problems import problem_of
 from router.service import Service
 from router.tls import loopback
+
+_READING = frozenset({"GET", "HEAD"})
 
 
 def make_admin_app(
@@ -37,7 +40,8 @@ def make_admin_app(
 ) -> Asgi:
     """Return the administrator's application.
 
-    access: whose keys are administrators', None for nobody's. others: paths beside those of this module.
+    access: whose keys are administrators', None for nobody's. others: paths beside those of this module, whose
+    changes are for the same people.
     """
 
     async def read(_: Request) -> Response:
@@ -45,12 +49,9 @@ def make_admin_app(
 
     async def write(request: Request) -> Response:
         try:
-            _check(request, access)
             service.hold(_wanted(await request.body()))
         except RouterError as error:
-            problem = problem_of(error)
-            headers = {name.decode(): value.decode() for name, value in problem.headers().items()}
-            return Response(problem.body(""), problem.status, headers)
+            return told(error)
         return JSONResponse(_state(service))
 
     async def expose(_: Request) -> Response:
@@ -64,7 +65,24 @@ def make_admin_app(
             *others,
         ]
     )
-    return hardened(app)
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in _READING:
+            try:
+                _check(Request(scope), access)
+            except RouterError as error:
+                await told(error)(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return hardened(checked)
+
+
+def told(error: RouterError) -> Response:
+    """Return the response of an error."""
+    problem = problem_of(error)
+    headers = {name.decode(): value.decode() for name, value in problem.headers().items()}
+    return Response(problem.body(""), problem.status, headers)
 
 
 def _check(request: Request, access: Access | None) -> None:

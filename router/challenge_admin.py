@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from router.admin import told
 from router.arms import CHALLENGER, CHAMPION
 from router.challenge import Challenge
 from router.errors import MalformedRequest, RouterError
-from router.problems import problem_of
 from router.promotion import Promotion
 from router.service import Service
 
@@ -39,13 +39,12 @@ def challenge_routes(service: Service, challenge: Challenge, promotion: Promotio
             }
         )
 
-    def told(work: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[Response]]:
+    def answering(work: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
                 await work(request)
             except RouterError as error:
-                problem = problem_of(error)
-                return Response(problem.body(""), problem.status, media_type="application/problem+json")
+                return told(error)
             return state()
 
         return answer
@@ -60,9 +59,9 @@ def challenge_routes(service: Service, challenge: Challenge, promotion: Promotio
         await promotion.promote()
 
     return [
-        Route("/challenger", told(read), methods=["GET"]),
-        Route("/challenger", told(write), methods=["PUT"]),
-        Route("/challenger/promote", told(promote), methods=["POST"]),
+        Route("/challenger", answering(read), methods=["GET"]),
+        Route("/challenger", answering(write), methods=["PUT"]),
+        Route("/challenger/promote", answering(promote), methods=["POST"]),
     ]
 
 

@@ -15,7 +15,7 @@ def promtool(*arguments: str, folder: Path) -> str:
     """Run promtool in a folder and return what it printed; an error fails the test, no promtool skips it."""
     program = shutil.which("promtool")
     if program is None:
-        pytest.skip("promtool is not installed (deploy/install_promtool.sh installs it on Debian)")
+        pytest.skip("promtool is not installed (tests/install_system.sh installs it on Debian)")
     done = subprocess.run(
         [program, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.fakes import tiny_repository
 from tests.router.conftest import Bench, admin_of, http_to
 
 pytestmark = pytest.mark.anyio
@@ -57,3 +60,29 @@ async def test_users_do_not_reach_it(bench: Bench) -> None:
     """The users' port has no such path."""
     async with http_to(bench()) as users:
         assert (await users.put("/operating-point", json={"operating_point": None})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/operating-point", {"operating_point": "fast"}),
+        ("PUT", "/challenger", {"share": 1.0}),
+        ("POST", "/challenger/promote", None),
+        ("DELETE", "/operating-point", None),
+    ],
+)
+@pytest.mark.parametrize("host", ["192.168.1.9", "10.0.0.7"])
+async def test_from_elsewhere_nothing_is_changed_without_an_administrators_key(
+    bench: Bench, tmp_path: Path, method: str, path: str, body: object, host: str
+) -> None:
+    """Whatever the path, one that only a challenger brings among them; reading is free."""
+    challenger = tiny_repository(tmp_path / "challenger", training=1)
+    gateway = bench(challenger=challenger.root, challenger_share=0.0)
+    assert gateway.challenge is not None
+    async with admin_of(gateway, host=host) as admin:
+        refused = await admin.request(method, path, json=body)
+        assert refused.status_code == 403
+        assert refused.json()["type"] == "urn:paretogate:problem:forbidden"
+        assert (await admin.get("/challenger")).status_code == 200
+    assert gateway.challenge.share == 0.0
+    assert gateway.service.held is None
