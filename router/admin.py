@@ -40,8 +40,8 @@ def make_admin_app(
 ) -> Asgi:
     """Return the administrator's application.
 
-    access: whose keys are administrators', None for nobody's. others: paths beside those of this module, whose
-    changes are for the same people.
+    access: whose keys are administrators', None for nobody's. others: paths beside those of this module; what
+    they change is for the same people.
     """
 
     async def read(_: Request) -> Response:
