@@ -101,15 +101,21 @@ def _state(service: Service) -> dict[str, str | bool]:
     return {"operating_point": service.point_in_force, "held": service.held is not None}
 
 
-def _wanted(body: bytes) -> str | None:
-    """Read the point to hold, None for none; raises MalformedRequest, which says what is expected."""
+def said(body: bytes, name: str, what: str) -> object:
+    """Return the one field of a body; raises MalformedRequest, which says what is expected."""
     try:
         document = json.loads(body)
     except ValueError as error:
         raise MalformedRequest(f"the body is no JSON: {error}") from error
-    if not isinstance(document, dict) or set(document) != {"operating_point"}:
-        raise MalformedRequest('expected {"operating_point": a name, or null}')
-    wanted = document["operating_point"]
+    if not isinstance(document, dict) or set(document) != {name}:
+        raise MalformedRequest(f'expected {{"{name}": {what}}}')
+    value: object = document[name]
+    return value
+
+
+def _wanted(body: bytes) -> str | None:
+    """Read the point to hold, None for none; raises MalformedRequest, which says what is expected."""
+    wanted = said(body, "operating_point", "a name, or null")
     if wanted is not None and not isinstance(wanted, str):
         raise MalformedRequest("operating_point: expected a name or null")
     return wanted

@@ -6,14 +6,13 @@ drawn for it, and lets a stopped one try again. `POST /challenger/promote` makes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.admin import told
+from router.admin import said, told
 from router.arms import CHALLENGER, CHAMPION
 from router.challenge import Challenge
 from router.errors import MalformedRequest, RouterError
@@ -67,13 +66,7 @@ def challenge_routes(service: Service, challenge: Challenge, promotion: Promotio
 
 def _share(body: bytes) -> float:
     """Read the share to set; raises MalformedRequest, which says what is expected."""
-    try:
-        document = json.loads(body)
-    except ValueError as error:
-        raise MalformedRequest(f"the body is no JSON: {error}") from error
-    if not isinstance(document, dict) or set(document) != {"share"}:
-        raise MalformedRequest('expected {"share": a number from 0 to 1}')
-    share = document["share"]
+    share = said(body, "share", "a number from 0 to 1")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
         raise MalformedRequest(f"share: {str(share)[:40]} is no number from 0 to 1")
     return float(share)
