@@ -28,7 +28,6 @@ from model_repo.runtime.engine import (
     Tensors,
     UnknownVariant,
 )
-from model_repo.runtime.unsigned import GraphError, with_unsigned_activations
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDER_NAME: Mapping[Provider, str] = {
@@ -109,7 +108,7 @@ class OnnxRuntimeEngine:
                 session = ort.InferenceSession(
                     self._graph(root / segment.file, variant), self._options(), providers=self._providers()
                 )
-            except (*_ERRORS, GraphError, OSError) as error:
+            except (*_ERRORS, ValueError, OSError) as error:
                 raise EngineUnavailable(f"ONNX Runtime refused {segment.file}: {error}") from error
             # ONNX Runtime falls back to the CPU with no more than a log line.
             if session.get_providers()[0] != _PROVIDER_NAME[self._provider]:
@@ -127,6 +126,9 @@ class OnnxRuntimeEngine:
 
     def _graph(self, file: Path, variant: Variant) -> str | bytes:
         if variant.precision == "int8" and self._provider == "cpu":
+            # Not before it is needed: it brings onnx along.
+            from model_repo.runtime.unsigned import with_unsigned_activations
+
             return with_unsigned_activations(file.read_bytes())
         return str(file)
 

@@ -29,7 +29,6 @@ from model_repo.runtime.engine import (
     Tensors,
     UnknownVariant,
 )
-from model_repo.runtime.unsigned import GraphError, with_unsigned_activations
 
 DEVICE = "CPU"
 _PRECISION_HINT: Mapping[Precision, str] = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -99,7 +98,7 @@ class OpenVinoEngine:
             try:
                 graph = _graph(core, root / segment.file, variant)
                 model = core.compile_model(graph, DEVICE, properties)
-            except (RuntimeError, GraphError, OSError) as error:
+            except (RuntimeError, ValueError, OSError) as error:
                 raise EngineUnavailable(f"OpenVINO refused {segment.file}: {_first_line(error)}") from error
             check_signature(
                 variant,
@@ -176,6 +175,9 @@ class OpenVinoEngine:
 
 def _graph(core: ov.Core, file: Path, variant: Variant) -> ov.Model:
     if variant.precision == "int8":
+        # Not before it is needed: it brings onnx along.
+        from model_repo.runtime.unsigned import with_unsigned_activations
+
         return core.read_model(with_unsigned_activations(file.read_bytes()), b"")
     return core.read_model(str(file))
 

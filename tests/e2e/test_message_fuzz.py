@@ -179,8 +179,8 @@ def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
 
 def detections(gateway: GatewayProcess) -> object:
     """Return what a whole frame is answered with."""
-    kind = {"Content-Type": "image/png"}
-    return httpx.post(f"{gateway.url}/v1/detect", content=FRAMES[0], headers=kind).json()["detections"]
+    headers = {"Content-Type": "image/png", "X-Operating-Point": "accurate"}
+    return httpx.post(f"{gateway.url}/v1/detect", content=FRAMES[0], headers=headers).json()["detections"]
 
 
 @pytest.mark.timeout(300)
