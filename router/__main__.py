@@ -176,8 +176,11 @@ def command(
         "max_pixels"
     ],
     max_streams: Annotated[
-        int, _option("max_streams", "Streams that may be open at once", "Limits")
+        int, _option("max_streams", "Streams open at once; half of them with one key", "Limits")
     ] = _DEFAULT["max_streams"],
+    stream_idle_s: Annotated[
+        float, _option("stream_idle_s", "Longest time of a stream without a frame", "Limits")
+    ] = _DEFAULT["stream_idle_s"],
     max_buffered_bytes: Annotated[
         int, _option("max_buffered_bytes", "All request bodies in flight together", "Limits")
     ] = _DEFAULT["max_buffered_bytes"],

@@ -6,7 +6,7 @@ that name a point or a least accuracy get what they ask for, held or not.
 
 Who reaches the port may read. Changing is for this machine, and from elsewhere for an administrator's key.
 From this machine the request must be addressed to it as well: a page in a browser that has had its own name
-resolve to 127.0.0.1 says that name.
+resolve to 127.0.0.1 says that name. Nor may it come from another page, whose browser names the page's origin.
 """
 
 from __future__ import annotations
@@ -88,11 +88,13 @@ def told(error: RouterError) -> Response:
 def _check(request: Request, access: Access | None) -> None:
     """Raise Unauthorized or Forbidden when a request's sender may not change anything."""
     here = request.client is not None and loopback(request.client.host)
-    if here and loopback(request.url.hostname or ""):
+    own = request.headers.get("origin", "") in ("", f"{request.url.scheme}://{request.headers.get('host')}")
+    if here and own and loopback(request.url.hostname or ""):
         return
     if access is None:
         raise Forbidden(
-            "without --keys only this machine changes the gateway, addressed as 127.0.0.1 or localhost"
+            "without --keys only this machine changes the gateway, addressed as 127.0.0.1 or localhost, and"
+            " no page of another origin"
         )
     access.administrator(grouped(request.scope["headers"]))
 

@@ -186,7 +186,10 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock, access, browsers=browsers)
     frames = FramesEndpoint(service, bodies, budgets, metrics, clock, access)
     limits = FrameLimits(config.max_bytes, config.max_pixels)
-    streams = Streams(service, pool, budgets, metrics, clock, limits, access, most=config.max_streams)
+    streams = Streams(
+        service, pool, budgets, metrics, clock, limits, access,
+        most=config.max_streams, idle_s=config.stream_idle_s,
+    )  # fmt: skip
     servicer = DetectionServicer(service, streams, budgets, metrics, clock, access)
     models = Models(service, release(), config.max_pixels)
     oip = InferenceServicer(service, models, budgets, metrics, clock, access)

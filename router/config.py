@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -106,6 +107,7 @@ class Config(BaseModel):
     max_bytes: PositiveInt = 16 * 1024 * 1024
     max_pixels: PositiveInt = 40_000_000
     max_streams: PositiveInt = 64
+    stream_idle_s: PositiveFloat = 60.0
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     max_connections: PositiveInt = 512
     head_timeout_s: PositiveFloat = 10.0
@@ -149,7 +151,12 @@ class Config(BaseModel):
     @field_validator("udp_callback")
     @classmethod
     def _is_http(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("http://", "https://")):
+        try:
+            given = None if url is None else urlsplit(url)
+            fine = given is None or (given.scheme in ("http", "https") and given.hostname and given.port != 0)
+        except ValueError:
+            fine = False
+        if not fine:
             raise ValueError(f"{url!r} is no http:// or https:// address")
         return url
 

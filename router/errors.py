@@ -11,6 +11,7 @@ RouterError
     TooLarge              more bytes or pixels than the gateway takes
     BodyTimeout           the body did not arrive in time
     UnmeetableBudget      less than what even the fastest plan needs on an idle gateway
+    StreamIdle            a stream had no frame for long
     Unauthorized          no key, or none that is known and has not expired
     Forbidden             the key does not allow what is asked for
     RateLimited           more than the key allows at this moment; later it may succeed
@@ -114,6 +115,13 @@ class UnmeetableBudget(Rejected):
 
     slug = "unmeetable-budget"
     title = "No plan can meet the latency budget"
+
+
+class StreamIdle(Rejected):
+    """A stream had no frame for long."""
+
+    slug = "stream-idle"
+    title = "The stream was idle"
 
 
 class Unauthorized(Rejected):

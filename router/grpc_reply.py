@@ -41,6 +41,7 @@ _CODES: Mapping[str, grpc.StatusCode] = {
     "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
     "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "rate-limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "stream-idle": grpc.StatusCode.DEADLINE_EXCEEDED,
     "unmeetable-accuracy": grpc.StatusCode.FAILED_PRECONDITION,
     "unmeetable-budget": grpc.StatusCode.DEADLINE_EXCEEDED,
     "overloaded": grpc.StatusCode.UNAVAILABLE,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from router.errors import NotReady, RouterError
+from router.errors import RouterError
 from router.grpc_reply import abort, encode_answer, grouped
 from router.http_body import SenderLeft
 from router.http_reply import request_id_in
@@ -50,8 +50,8 @@ async def serve_stream(
     except SenderLeft:
         return
     counts = (("paretogate-frames", str(stream.arrived)), ("paretogate-dropped", str(stream.dropped)))
-    if streams.draining:
-        await abort(context, problem_of(NotReady("the gateway is shutting down")), request_id, counts)
+    if stream.ended_by is not None:
+        await abort(context, problem_of(stream.ended_by), request_id, counts)
     context.set_trailing_metadata(counts)
 
 

@@ -81,20 +81,27 @@ def make_app(
     access: who is let in, None for everybody. origins: whose pages may ask.
     """
     others = _smaller(hardened(guarded(_others(detect, views, max_bytes), access, refusal)))
-    inference = _smaller(inference)
+    # Of the protocol's replies, answers alone: some clients do not read others compressed.
+    inferred = _smaller(inference)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if scope["type"] == "http" and path == DETECT_PATH and scope["method"] == "POST":
             await (frames if _says_json(scope) else detect)(scope, receive, send)
-        elif scope["type"] == "websocket" and path == STREAM_PATH:
-            await stream(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await (stream if path == STREAM_PATH else _no_socket)(scope, receive, send)
         elif path == OIP_PATH or path.startswith(f"{OIP_PATH}/"):
-            await inference(scope, receive, send)
+            await (inferred if path.endswith("/infer") else inference)(scope, receive, send)
         else:
             await others(scope, receive, send)
 
     return shared_with(app, origins)
+
+
+async def _no_socket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket where there is none: 403."""
+    await receive()
+    await send({"type": "websocket.close"})
 
 
 def _smaller(app: Asgi) -> Asgi:

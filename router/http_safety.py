@@ -28,7 +28,7 @@ from router.http_reply import (
     respond,
 )
 from router.problems import Problem, problem_of
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER
+from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER, SESSION_HEADER
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *pages.PATHS})
 """What is answered without a key: orchestrators have none, and a page asks for one itself."""
@@ -39,11 +39,13 @@ HEADERS: Lines = [
     (b"cache-control", b"no-store"),
 ]
 """What every reply but a frame's answer says, where it says nothing else; a page sets a policy of its own."""
+# Of the Open Inference Protocol's binary tensors.
+TENSOR_LENGTH = "Inference-Header-Content-Length"
 _ASKED = (
     "Authorization", KEY_HEADER, "Content-Type", BUDGET_HEADER, POINT_HEADER, ACCURACY_HEADER, SCORE_HEADER,
-    PRIORITY_HEADER, ID_HEADER, "traceparent",
+    PRIORITY_HEADER, SESSION_HEADER, ID_HEADER, TENSOR_LENGTH, "traceparent",
 )  # fmt: skip
-_SHOWN = ("Server-Timing", ID_HEADER, "Retry-After")
+_SHOWN = ("Server-Timing", ID_HEADER, "Retry-After", TENSOR_LENGTH)
 _PREFLIGHT_S = 600
 
 

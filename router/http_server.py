@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from router.config import Config
 from router.http_detect import DETECT_PATH, DetectEndpoint, Pending
@@ -41,6 +42,8 @@ _TOO_MANY_BODY = (
     b'{"type":"urn:paretogate:problem:connections","title":"Too many connections","status":503,'
     b'"detail":"as many connections are open as the gateway takes"}'
 )
+# Several results, of which each is a few kilobytes.
+_MOST_UNREAD = 4 * 1024 * 1024
 # uvicorn looks ten times a second whether it is to end.
 _LOOK_EVERY = 10
 
@@ -229,12 +232,43 @@ class DetectProtocol(HttpToolsProtocol):
             self._pending = pending
 
 
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, with an eye on who does not read."""
+
+    _unread_since_s: float | None = None
+
+    async def send(self, message: Any) -> None:  # Any: as uvicorn's
+        """Send a message; a refusal is an answer to the handshake, and no error of the application."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
+    def look(self, now_s: float, limits: ConnectionLimits, metrics: Metrics) -> None:
+        """Cut the connection if what it was sent, pongs among them, waits for too long or is too much."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == 0:
+            self._unread_since_s = None
+            return
+        if self._unread_since_s is None:
+            self._unread_since_s = now_s
+        if waiting > _MOST_UNREAD or now_s - self._unread_since_s > limits.write_s:
+            metrics.cut_off("write")
+            # Closing would wait for what was not taken.
+            self.transport.abort()
+
+
 class GatewayServer(uvicorn.Server):
     """A uvicorn server on sockets of its caller, who also minds signals; it cuts slow connections."""
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        tls: ssl.SSLContext | None,
+        limits: ConnectionLimits,
+        metrics: Metrics,
+    ) -> None:
         super().__init__(config)
-        self._tls, self._handshake_s = tls, handshake_s
+        self._tls, self._limits, self._metrics = tls, limits, metrics
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; uvicorn's own would wait a minute for TLS's handshake."""
@@ -251,7 +285,7 @@ class GatewayServer(uvicorn.Server):
                 make,
                 sock=listener,
                 ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else self._handshake_s,
+                ssl_handshake_timeout=None if self._tls is None else self._limits.head_s,
                 backlog=self.config.backlog,
             )
             for listener in sockets or ()
@@ -269,6 +303,8 @@ class GatewayServer(uvicorn.Server):
         for connection in tuple(self.server_state.connections):
             if isinstance(connection, DetectProtocol):
                 connection.look(now_s)
+            elif isinstance(connection, StreamProtocol):
+                connection.look(now_s, self._limits, self._metrics)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -296,7 +332,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol),
-        ws="none" if max_message_bytes is None else "websockets-sansio",
+        ws="none" if max_message_bytes is None else StreamProtocol,
         ws_max_size=max_message_bytes or 0,
         # Frames are compressed already, and answers are not worth the event loop's time.
         ws_per_message_deflate=False,
@@ -312,4 +348,4 @@ def make_server(
         timeout_keep_alive=max(round(limits.idle_s), 1),
         timeout_graceful_shutdown=max(int(drain_s), 1),
     )
-    return GatewayServer(config, tls, limits.head_s)
+    return GatewayServer(config, tls, limits, metrics)

@@ -19,6 +19,7 @@ from router.engines import StartupError
 from router.grpc_server import CallLimits, GrpcServer
 from router.http_server import ConnectionLimits, GatewayServer, make_server
 from router.service import Service
+from router.stream import Streams
 from router.tls import Tls, loopback, missing
 from router.udp import receiving
 
@@ -85,6 +86,7 @@ async def serve(
             stack.push_async_callback(grpc_server.stop, config.drain_s)
         await stack.enter_async_context(_running(server, http_socket))
         await stack.enter_async_context(_watching(gateway.service, grpc_server))
+        await stack.enter_async_context(_in_background(_sweeping(gateway.streams)))
         if config.reload_s > 0:
             for reloader in gateway.reloaders:
                 await stack.enter_async_context(_in_background(reloader.watch()))
@@ -111,6 +113,7 @@ async def serve(
             await grpc_server.show_ready(False)
         await asyncio.sleep(config.drain_delay_s)
         gateway.streams.drain()
+        await gateway.streams.drained(config.drain_s)
     _LOG.info("stopped")
 
 
@@ -165,6 +168,13 @@ async def _watching(service: Service, grpc_server: GrpcServer | None) -> AsyncIt
 
     async with _in_background(watch()):
         yield
+
+
+async def _sweeping(streams: Streams) -> None:
+    """Look once a second for streams that are to end."""
+    while True:
+        await asyncio.sleep(_PROBE_S)
+        streams.sweep()
 
 
 @contextlib.asynccontextmanager

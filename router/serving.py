@@ -129,7 +129,10 @@ class Serving:
             return wishes.model in self._models
         if wishes.operating_point is not None:
             return wishes.operating_point in self._points
-        return wishes.min_map is None or any(_map(point) >= wishes.min_map for point in self.fleet.points)
+        points = [
+            point for point in self.fleet.points if wishes.allowed is None or point.name in wishes.allowed
+        ]
+        return wishes.min_map is None or any(_map(point) >= wishes.min_map for point in points)
 
     def publishes(self, name: str) -> bool:
         """Return whether there is an operating point of this name."""

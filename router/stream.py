@@ -16,14 +16,22 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from model_repo.frame import FrameLimits
 from router.access import Access, Account
 from router.budget import MAX_BUDGET_MS, Budgets, Clock, Deadline
-from router.errors import MalformedBudget, MalformedRequest, NotReady, Unauthorized
+from router.errors import (
+    MalformedBudget,
+    MalformedRequest,
+    NotReady,
+    RateLimited,
+    RouterError,
+    StreamIdle,
+    Unauthorized,
+)
 from router.execution import Answer, Frame
 from router.headers import Headers, only
 from router.http_reply import count, problem_in
@@ -105,6 +113,8 @@ class FrameStream(Generic[T]):
         self._waiting: _Waiting | None = None
         self._wake = asyncio.Event()
         self._closed = False
+        self._since_ns = streams.clock.now_ns()
+        self.ended_by: RouterError | None = None
 
     @property
     def arrived(self) -> int:
@@ -128,14 +138,36 @@ class FrameStream(Generic[T]):
             return
         if self._waiting is not None:
             self._drop(self._waiting.arrival)
-        now_ns = self._streams.clock.now_ns()
-        self._waiting = _Waiting(number, name, frame, budget_ms, now_ns, arrival)
+        self._since_ns = self._streams.clock.now_ns()
+        self._waiting = _Waiting(number, name, frame, budget_ms, self._since_ns, arrival)
         self._wake.set()
 
-    def close(self) -> None:
-        """Take no more frames; what has been taken is answered, and `run` returns."""
+    def close(self, why: RouterError | None = None) -> None:
+        """Take no more frames; what has been taken is answered, and `run` returns.
+
+        why: what the sender is told, as `ended_by`, where it is not he who ends the stream.
+        """
+        self.ended_by = self.ended_by or why
         self._closed = True
         self._wake.set()
+
+    def sweep(self, now_ns: int, idle_s: float) -> None:
+        """Close the stream when its key does not hold any more, or when no frame has come for too long."""
+        if self._closed:
+            return
+        try:
+            if self._asked.account is not None:
+                self._asked.account.check()
+        except Unauthorized as error:
+            self.close(error)
+        else:
+            if now_ns - self._since_ns > idle_s * 1e9:
+                self.close(StreamIdle(f"no frame came for {idle_s:g} s"))
+
+    @property
+    def account(self) -> Account | None:
+        """Return the account of the sender's key."""
+        return self._asked.account
 
     async def run(self, read: Coroutine[None, None, None]) -> None:
         """Answer the frames that `read` offers until it returns, or the gateway drains.
@@ -195,7 +227,7 @@ class FrameStream(Generic[T]):
             outcome = error
         if isinstance(outcome, Unauthorized):
             # The key does not hold any more: that is told once.
-            self.close()
+            self.close(outcome)
         problem = problem_in(outcome)
         count(outcome, problem, waiting.arrival, request_id)
         age_ms = (self._streams.clock.now_ns() - waiting.arrived_ns) / 1e6
@@ -226,10 +258,11 @@ class FrameStream(Generic[T]):
                 return known
             # What cannot be decoded is told as it is without reuse.
             frame = waiting.frame if look is None else look.image
+        account, wishes = self._asked.account, self._asked.wishes
         outcome = await streams.service.detect(
             frame,
             deadline,
-            self._asked.wishes,
+            wishes if account is None else account.limited(wishes),
             arrived_ns=waiting.arrived_ns,
             traceparent=waiting.arrival.traceparent,
             finish=lambda answer: written.append(self._write(answer, request_id)),
@@ -257,18 +290,18 @@ class Streams:
         access: Access | None = None,
         *,
         most: int,
+        idle_s: float,
     ) -> None:
-        """limits: of a frame. access: who is let in, None for everybody. most: streams open at once."""
+        """limits: of a frame. access: who is let in, None for everybody. most: streams open at once, half of
+        them with one key. idle_s: how long one may be without a frame.
+        """
         self.service, self.metrics, self.clock = service, metrics, clock
         self._pool, self._budgets, self._limits, self._most = pool, budgets, limits, most
-        self._access = access
+        self._access, self._idle_s = access, idle_s
         self._open: dict[FrameStream[Any], Protocol] = {}  # Any: what each sends is its edge's concern
         self._draining = False
-
-    @property
-    def draining(self) -> bool:
-        """Return whether the gateway stops, and streams with it."""
-        return self._draining
+        self._none_open = asyncio.Event()
+        self._none_open.set()
 
     def wishes(self, headers: Headers, *, trusted: bool = False) -> StreamWishes:
         """Read what a stream asks for.
@@ -313,24 +346,42 @@ class Streams:
             raise NotReady("the gateway is shutting down")
         if len(self._open) >= self._most:
             raise NotReady(f"{self._most} streams are open, which is the limit")
+        if asked.account is not None:
+            theirs = sum(stream.account is asked.account for stream in self._open)
+            if theirs >= max(self._most // 2, 1):
+                raise RateLimited(f"{theirs} streams are open with this API key, which is its limit", 1.0)
         identity = request_id or uuid.uuid4().hex[:16]
         if asked.wishes.session is None:
             # All of its frames are answered by the same of two sets that are compared.
             asked = replace(asked, wishes=replace(asked.wishes, session=identity))
         stream = FrameStream(self, protocol, asked, write, send, identity)
         self._open[stream] = protocol
+        self._none_open.clear()
         self.metrics.streaming(protocol, 1)
         return stream
 
     def left(self, stream: FrameStream[T]) -> None:
         """Forget a stream that has ended; called by `FrameStream.run` alone."""
         self.metrics.streaming(self._open.pop(stream), -1)
+        if not self._open:
+            self._none_open.set()
+
+    def sweep(self) -> None:
+        """Close the streams whose keys do not hold any more, and those without a frame for long."""
+        now_ns = self.clock.now_ns()
+        for stream in self._open:
+            stream.sweep(now_ns, self._idle_s)
 
     def drain(self) -> None:
         """Close every stream, and open none any more."""
         self._draining = True
         for stream in self._open:
-            stream.close()
+            stream.close(NotReady("the gateway is shutting down"))
+
+    async def drained(self, drain_s: float) -> None:
+        """Wait until every stream has ended, or `drain_s` is over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none_open.wait(), drain_s)
 
     def deadline(self, headers: Headers, arrived_ns: int, budget_ms: float | None) -> Deadline:
         """Return a frame's deadline, its stream's or its own, the sooner; raises MalformedBudget."""

@@ -22,7 +22,7 @@ import orjson
 from router.access import KEY_HEADER
 from router.budget import BUDGET_HEADER
 from router.encoding import answer_json
-from router.errors import Forbidden, MalformedRequest, RouterError
+from router.errors import Forbidden, MalformedRequest, NotReady, RouterError, Unauthorized
 from router.headers import Headers, only
 from router.http_body import Receive, SenderLeft
 from router.http_reply import Scope, Send, grouped, refusal, request_id_in
@@ -42,7 +42,9 @@ _PARAMETERS: Mapping[str, str] = {
     "in_flight": IN_FLIGHT_HEADER,
     "reuse_within": REUSE_HEADER,
 }
-_GOING_AWAY, _UNSUPPORTED_DATA = 1001, 1003
+_NORMAL, _UNSUPPORTED_DATA = 1000, 1003
+# Going away, and against the policy: RFC 6455, 7.4.1.
+_CODES: Sequence[tuple[type[RouterError], int]] = ((NotReady, 1001), (Unauthorized, 1008))
 _LONGEST_TEXT = 4096
 
 
@@ -84,14 +86,20 @@ class StreamSocket:
         except MalformedRequest as error:
             await send({"type": "websocket.close", "code": _UNSUPPORTED_DATA, "reason": str(error)[:120]})
             return
-        await send({"type": "websocket.close", "code": _GOING_AWAY, "reason": "the gateway is shutting down"})
+        why = stream.ended_by
+        code = next((code for kind, code in _CODES if isinstance(why, kind)), _NORMAL)
+        await send({"type": "websocket.close", "code": code, "reason": str(why or "")[:120]})
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse a page that comes from elsewhere; raises Forbidden. Who is no browser says none."""
         origin = only(headers, "Origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return
-        if urlsplit(origin).netloc != only(headers, "Host"):
+        try:
+            place = urlsplit(origin).netloc
+        except ValueError:
+            place = None
+        if place != only(headers, "Host"):
             raise Forbidden(f"Origin: {origin[:100]} is not where this gateway is reached; see --cors-origin")
 
 

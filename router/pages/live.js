@@ -18,6 +18,7 @@ byId("files").addEventListener("change", (event) => {
 });
 byId("stop").addEventListener("click", () => end("Stopped."));
 byId("wishes").addEventListener("submit", (event) => event.preventDefault());
+byId("key").addEventListener("change", listPoints);
 listPoints();
 
 function say(text, bad = false) {
@@ -29,9 +30,8 @@ async function listPoints() {
   const key = byId("key").value;
   const answer = await fetch("v1/operating-points", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
   if (!answer.ok) return; // with a key alone: points can still be chosen by the gateway
-  for (const point of (await answer.json()).operating_points) {
-    byId("point").append(new Option(point.name, point.name));
-  }
+  const points = (await answer.json()).operating_points;
+  byId("point").replaceChildren(new Option("in force", ""), ...points.map(({ name }) => new Option(name, name)));
 }
 
 // A source draws its present frame when it is asked, and knows how to stop.

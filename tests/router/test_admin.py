@@ -86,3 +86,24 @@ async def test_from_elsewhere_nothing_is_changed_without_an_administrators_key(
         assert (await admin.get("/challenger")).status_code == 200
     assert gateway.challenge.share == 0.0
     assert gateway.service.held is None
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/challenger/promote"), ("PUT", "/operating-point")])
+async def test_a_page_of_another_origin_changes_nothing(
+    bench: Bench, tmp_path: Path, method: str, path: str
+) -> None:
+    """From this machine's browser: a request without a body needs no leave to be sent."""
+    challenger = tiny_repository(tmp_path / "challenger", training=1)
+    gateway = bench(challenger=challenger.root, challenger_share=0.0)
+    before = gateway.service.serving.repository.digest
+    async with admin_of(gateway) as admin:
+        for origin in ("https://elsewhere.example", "http://127.0.0.1:3000", "null"):
+            refused = await admin.request(method, path, headers={"Origin": origin})
+            assert refused.status_code == 403
+        own = await admin.put(
+            "/operating-point",
+            json={"operating_point": "fast"},
+            headers={"Origin": "http://127.0.0.1:8082"},
+        )
+        assert own.status_code == 200
+    assert gateway.service.serving.repository.digest == before

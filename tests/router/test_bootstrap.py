@@ -70,6 +70,8 @@ def test_every_field_has_a_flag() -> None:
         (["--udp-port", "0", "--host", "0.0.0.0"], "--udp-allow"),
         (["--udp-allow", "10.0.0.0/99"], "--udp-allow"),
         (["--udp-callback", "file:///etc"], "--udp-callback"),
+        (["--udp-callback", "http://127.0.0.1:99999/x"], "--udp-callback"),
+        (["--udp-callback", "http://[::1"], "--udp-callback"),
         (["--tls-cert", "chain.pem"], "--tls-key"),
         (["--tls-client-ca", "ca.pem"], "--tls-cert"),
     ],

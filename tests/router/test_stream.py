@@ -248,6 +248,39 @@ async def test_there_are_only_so_many_streams_and_none_when_the_gateway_stops(
         Camera(gateway)
 
 
+async def test_a_stream_without_frames_ends(bench: Bench, frame: bytes) -> None:
+    """After a while, counted from its last frame; the one in flight is not disturbed."""
+    clock = FakeClock()
+    gateway = bench(clock=clock, stream_idle_s=10.0)
+    camera = Camera(gateway)
+    clock.sleep(9.0)
+    camera.stream.offer(frame)
+    await camera.after(1)
+    clock.sleep(9.0)
+    gateway.streams.sweep()
+    await asyncio.sleep(0)
+    assert not camera.running.done()
+    clock.sleep(2.0)
+    gateway.streams.sweep()
+    await camera.running
+    assert str(camera.stream.ended_by) == "no frame came for 10 s"
+
+
+async def test_draining_waits_for_what_was_taken(bench: Bench, frame: bytes) -> None:
+    """And no longer than it is told to."""
+    held = Held()
+    gateway = bench(FakeEngine(rows={"tiny-0": held}))
+    camera = Camera(gateway)
+    camera.stream.offer(frame)
+    await held.wait_until_busy()
+    gateway.streams.drain()
+    await gateway.streams.drained(0.01)
+    assert not camera.running.done()
+    held.open()
+    await gateway.streams.drained(30.0)
+    assert [result.number for result in camera.results] == [0]
+
+
 @pytest.mark.parametrize(
     ("said", "error", "words"),
     [

@@ -12,12 +12,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from router.bootstrap import Gateway
-from router.errors import Forbidden, Unauthorized
+from router.errors import Forbidden, RateLimited, Unauthorized
+from router.keys import write
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
 from tests.fakes import FakeClock, FakeEngine
-from tests.router.conftest import SURE, Bench, sample
-from tests.router.keyring import Keyring, bearer, wrong_tokens
+from tests.router.conftest import LARGE, SURE, Bench, sample
+from tests.router.keyring import Keyring, bearer, make_key, wrong_tokens
 from tests.router.test_grpc_api import serving as serving_grpc
 from tests.router.test_http_server import serving as serving_http
 from tests.router.test_stream import Camera
@@ -111,6 +112,53 @@ async def test_a_key_that_is_revoked_ends_the_stream(bench: Bench, frame: bytes,
             await socket.recv()
     assert len(engine.calls) == 1
     assert sample(gateway, "paretogate_streams", protocol="websocket") == 0
+
+
+async def test_a_revoked_key_frees_its_place_without_a_frame(bench: Bench, keyring: Keyring) -> None:
+    """The sender is told why, and not that the gateway goes away."""
+    token = keyring.add("door")
+    gateway = bench(keys=keyring.path)
+    assert gateway.keys_file is not None
+    async with serving_http(gateway) as port, opened(port, bearer(token)) as socket:
+        keyring.revoke("door")
+        await gateway.keys_file.look()
+        gateway.streams.sweep()
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "the API key has been revoked")
+
+
+async def test_one_key_holds_half_of_the_streams(bench: Bench, keyring: Keyring) -> None:
+    """The others are there for others."""
+    one, other = keyring.add("one"), keyring.add("other")
+    gateway = bench(keys=keyring.path, max_streams=4)
+    cameras = [Camera(gateway, bearer(one)) for _ in range(2)]
+    with pytest.raises(RateLimited, match="2 streams are open with this API key"):
+        Camera(gateway, bearer(one))
+    cameras.append(Camera(gateway, bearer(other)))
+    for camera in cameras:
+        await camera.ended()
+
+
+async def test_what_a_key_is_for_is_asked_with_every_frame(
+    bench: Bench, frame: bytes, keyring: Keyring
+) -> None:
+    """A key that is narrowed narrows the streams that it opened."""
+    token, key = make_key("door")
+    write(keyring.path, [key])
+    gateway = bench(FakeEngine(rows={"tiny-1": LARGE}), keys=keyring.path)
+    assert gateway.keys_file is not None
+    camera = Camera(gateway, {**bearer(token), "X-Operating-Point": "accurate"})
+    camera.stream.offer(frame)
+    await camera.after(1)
+    write(keyring.path, [key.model_copy(update={"operating_points": frozenset({"fast"})})])
+    await gateway.keys_file.look()
+    camera.stream.offer(frame)
+    before, after = await camera.ended()
+    assert before.problem is None
+    assert after.problem is not None
+    assert after.problem.slug == "forbidden"
 
 
 async def test_every_frame_counts_against_the_rate(bench: Bench, frame: bytes, keyring: Keyring) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from router.bootstrap import Gateway
 from router.documents import AnswerDocument
 from tests.fakes import FakeEngine
 from tests.router.conftest import SURE, Bench, sample
-from tests.router.test_http_server import serving
+from tests.router.keyring import Keyring
+from tests.router.test_http_server import server_of, serving
 from tests.router.test_service import Held, until
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +150,11 @@ async def test_a_page_from_elsewhere_is_refused(bench: Bench, frame: bytes) -> N
             pass
     assert refused.value.response.status_code == 403
     assert b"Origin" in (refused.value.response.body or b"")
+    for origin in ("http://[", "null"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket_to(bench(), origin=origin):
+                pass
+        assert refused.value.response.status_code == 403
     async with socket_to(bench(), origin="http://127.0.0.1:{port}") as socket:
         await socket.send(frame)
         assert "answer" in await said(socket)
@@ -186,3 +193,45 @@ async def test_a_gateway_that_drains_says_so(bench: Bench, frame: bytes) -> None
             await asyncio.wait_for(socket.recv(), 20)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
+
+
+async def test_there_are_no_other_sockets_and_a_refusal_is_no_error(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On every other path 403, with and without keys; nothing is logged as a failure of the gateway."""
+    keyring = Keyring(tmp_path / "keys.json")
+    keyring.add("door")
+    for gateway in (bench(), bench(keys=keyring.path)):
+        async with serving(gateway) as port:
+            for path in ("/v1/detect", "/v1/nope", "/v2", "/"):
+                with pytest.raises(InvalidStatus) as refused:
+                    async with connect(f"ws://127.0.0.1:{port}{path}", proxy=None):
+                        pass
+                assert refused.value.response.status_code == 403
+            with pytest.raises(InvalidStatus):
+                async with connect(f"ws://127.0.0.1:{port}/v1/stream?fps=3", proxy=None):
+                    pass
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_who_pings_and_does_not_read_is_cut(bench: Bench) -> None:
+    """What is unread is bounded, and the stream's place is free again."""
+    gateway = bench()
+    async with server_of(gateway, max_message_bytes=100_000) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b"101" in await reader.readline()
+        await until(lambda: sample(gateway, "paretogate_streams", protocol="websocket") == 1)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # there is no public way
+        ping = b"\x89\xfd" + b"\0\0\0\0" + bytes(125)
+        for _ in range(400):
+            writer.write(ping * 500)
+            await asyncio.sleep(0)
+            server.look(0.0)
+            if sample(gateway, "paretogate_streams", protocol="websocket") == 0:
+                break
+        await until(lambda: sample(gateway, "paretogate_streams", protocol="websocket") == 0)
+        writer.close()
