@@ -196,5 +196,5 @@ async def _together(replies: Sequence[Reply | None], shape: Shape, request_id: s
     lines = [(b"content-type", b"application/json")]
     if gzip and len(body) >= WORTH_BYTES:
         # In a thread of its own: it may be a megabyte, and the event loop has others to serve.
-        lines, body = [*lines, GZIPPED], await asyncio.to_thread(gzipped, body)
+        lines, body = [*lines, *GZIPPED], await asyncio.to_thread(gzipped, body)
     return 200, [*lines, *common(body, request_id)], body

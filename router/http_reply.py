@@ -71,7 +71,7 @@ class Letter:
             # A browser is not to guess what an image is.
             more = [NO_SNIFFING]
         elif self._gzip and len(body) >= WORTH_BYTES:
-            more, body = [GZIPPED], gzipped(body)
+            more, body = GZIPPED, gzipped(body)
         self._reply = 200, [(b"content-type", kind), timing, *more, *common(body, self.request_id)], body
 
     def reply_to(self, outcome: Outcome, problem: Problem | None) -> Reply | None:

@@ -313,8 +313,9 @@ class Streams:
         wishes = Wishes.of(headers)
         if account is not None:
             wishes = account.limited(wishes)
-        if wishes.operating_point is not None:
-            self.service.serving.point(wishes.operating_point)
+        name = wishes.operating_point
+        if name is not None and not any(serving.publishes(name) for serving in self.service.answering):
+            self.service.serving.point(name)  # says what there is
         self._budgets.deadline(headers, 0)
         in_flight = only(headers, IN_FLIGHT_HEADER) or "1"
         if in_flight not in {str(number) for number in range(1, MOST_IN_FLIGHT + 1)}:

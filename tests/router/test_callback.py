@@ -93,3 +93,21 @@ async def test_only_so_many_results_wait() -> None:
         for number in range(300):
             callback.tell(f"camera {number}", b"{}")
         assert told == {"failed": 44}
+
+
+async def test_what_nobody_expected_does_not_end_the_posting() -> None:
+    """It is counted as failed, and what comes later is posted."""
+
+    class Torn(Receiver):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if (await request.aread()).startswith(b"torn"):
+                raise ValueError("torn")
+            return await super().handle_async_request(request)
+
+    receiver, told = Torn(), Counter[str]()
+    async with posting(URL, lambda fate: told.update([fate]), drain_s=30, transport=receiver) as callback:
+        for number in range(8):
+            callback.tell("s", b"torn %d" % number)
+            await until(partial(counted, told, "failed", number + 1))
+        callback.tell("s", b"whole")
+    assert (receiver.got, told) == (["whole"], {"failed": 8, "sent": 1})

@@ -20,7 +20,7 @@ from router.budget import Deadline
 from router.challenge import Challenge
 from router.client import AsyncGrpcGatewayClient
 from router.config import Config
-from router.engines import StartupError
+from router.engines import StartupError, published_accuracy
 from router.errors import EngineFailed, UnknownModel, UnknownOperatingPoint
 from router.execution import Answer
 from router.wishes import Wishes
@@ -483,3 +483,19 @@ async def test_shed_is_not_the_challengers(bench: Bench, published: Repository, 
     held.open()
     await running
     assert ended(gateway, "challenger", "refused") == 0
+
+
+async def test_a_key_for_certain_points_is_drawn_only_where_those_suffice(bench: Bench) -> None:
+    """An accuracy that only points beyond the key reach does not draw a frame to a set."""
+    serving = bench().service.serving
+    reached = {
+        point.name: accuracy.map
+        for point in serving.fleet.points
+        if (accuracy := published_accuracy(point.plan)) is not None
+    }
+    wanted = (reached["fast"] + reached["accurate"]) / 2
+    assert reached["fast"] < wanted
+    assert serving.grants(Wishes(min_map=wanted))
+    assert serving.grants(Wishes(min_map=wanted, allowed=frozenset({"accurate"})))
+    assert not serving.grants(Wishes(min_map=wanted, allowed=frozenset({"fast"})))
+    assert not serving.grants(Wishes(allowed=frozenset({"elsewhere"})))

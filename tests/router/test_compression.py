@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router import http_api
 from router.compression import WORTH_BYTES, gzipped, takes_gzip
 from tests.fakes import FakeEngine, Rows, rows_of
 from tests.router.conftest import SURE, Bench, http_to
@@ -92,3 +93,19 @@ async def test_the_document_of_the_interface_is_compressed(bench: Bench) -> None
         answer = await client.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
     assert answer.headers["Content-Encoding"] == "gzip"
     assert answer.json()["openapi"]
+
+
+@pytest.mark.anyio
+async def test_of_the_open_inference_protocol_answers_alone_are_compressed(
+    bench: Bench, frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tritonclient's asynchronous client does not read anything else compressed."""
+    monkeypatch.setattr(http_api, "WORTH_BYTES", 10)
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(frame).decode()]}
+    takes = {"Accept-Encoding": "gzip"}
+    async with http_to(bench(FakeEngine(rows={"tiny-0": MANY}))) as client:
+        told = await client.get("/v2/models/paretogate/stats", headers=takes)
+        infer = await client.post("/v2/models/paretogate/infer", json={"inputs": [tensor]}, headers=takes)
+    assert "Content-Encoding" not in told.headers
+    assert infer.headers["Content-Encoding"] == "gzip"
+    assert infer.json()["outputs"]

@@ -50,7 +50,8 @@ async def test_pages_of_listed_origins_may_ask(bench: Bench, path: str, tmp_path
     gateway = bench(keys=keyring.path, cors_origin=[PAGE, "https://other.example"])
     asked = {
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization, content-type, x-latency-budget-ms",
+        "Access-Control-Request-Headers": "authorization, content-type, x-latency-budget-ms, x-session-id,"
+        " inference-header-content-length",
     }
     async with http_to(gateway) as http:
         allowed = await http.options(path, headers={"Origin": PAGE, **asked})
