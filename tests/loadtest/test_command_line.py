@@ -90,7 +90,8 @@ def served(repository: Path) -> Iterator[Served]:
     url = f"http://127.0.0.1:{port}"
     command = [
         sys.executable, "-m", "router", "--repo", str(repository), "--port", str(port),
-        "--grpc-port", str(grpc_port), "--measure", "never", "--max-queue", "10000", "--max-wait-ms", "60000",
+        "--grpc-port", str(grpc_port), "--admin-port", "0", "--measure", "never",
+        "--max-queue", "10000", "--max-wait-ms", "60000",
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
