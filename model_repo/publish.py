@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_repo import codec
+from model_repo.files import sync, write_whole
 from model_repo.frontier import Frontier, Segment
 
 MANIFEST = "frontier.json"
@@ -109,7 +110,7 @@ def publish(
             shutil.copytree(source, staging / name)
             _sync_tree(staging / name)
             os.rename(staging / name, target)
-        _sync(models)
+        sync(models)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     text = codec.encode(frontier).encode()
@@ -119,11 +120,7 @@ def publish(
     for variant in frontier.variants:
         for segment in variant.segments:
             _verify(checked.path(segment), segment)
-    temporary = root / f".{MANIFEST}-{os.getpid()}"
-    temporary.write_bytes(text)
-    _sync(temporary)
-    os.replace(temporary, root / MANIFEST)
-    _sync(root)
+    write_whole(root / MANIFEST, text)
     collect(root, frontier, grace_s=grace_s, clock_s=clock_s)
     return checked
 
@@ -181,13 +178,5 @@ def _folder_of(segment: Segment) -> str | None:
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
+    sync(folder)

@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -34,6 +33,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from model_repo.files import write_whole
 
 _PREFIX: Final = "pg"
 _TOKEN = re.compile(r"pg_([0-9a-f]{12})_([0-9a-f]{64})")
@@ -142,17 +143,7 @@ def write(path: Path, keys: Iterable[Key]) -> None:
         raise KeysError(f"{path}: {_first(error)}") from error
     text = document.model_dump_json(indent=2, exclude_none=True) + "\n"
     try:
-        # Made with mode 0600 by its nature.
-        number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(number, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(path, text.encode(), mode=0o600)
     except OSError as error:
         raise KeysError(f"{path}: {error.strerror}") from error
 

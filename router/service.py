@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -36,19 +35,16 @@ from router.errors import (
     UnsupportedType,
 )
 from router.execution import Answer, Frame, Job, Worked
+from router.learning import Learning
 from router.metrics import Metrics, State
 from router.planner import Refusal
 from router.serving import Serving
-from router.wishes import BEHIND_ALL, RANK, Wishes
+from router.wishes import RANK, Wishes
 from router.workers import PoolClosed, Ticket, WorkerPool
 
 _LOG = logging.getLogger(__name__)
 # A request without a deadline is queued as if it had this one: behind those that hurry, never starved.
 _PATIENCE_NS = 1_000_000_000
-# Learning from answers waits until there are so many of them, or for so long: one after another they find
-# its code and data in the processor's caches, and cost a fraction of what each costs alone.
-_LEARNT_TOGETHER = 8
-_LEARNT_WITHIN_S = 0.05
 
 Outcome = Answer | Shed | Exception
 """What comes of a frame; an exception is a RouterError, or one that nobody expected."""
@@ -113,17 +109,12 @@ class Service:
         seed: int = 0,
     ) -> None:
         """challenge: a second set that is compared with this one. min_score: of detections in answers that
-        ask for none.
-
-        shadow_share: of the early answers, those that an idle worker compares with the last stage's.
+        ask for none. shadow_share: see `Learning`.
         """
         self._serving, self._pool = serving, pool
         self._min_score = min_score
-        self._shadow_share, self._random = shadow_share, random.Random(seed)
-        self._shadows: set[asyncio.Task[None]] = set()
-        self._limiter, self._challenge = limiter, challenge
-        self._metrics, self._clock = metrics, clock
-        self._unlearnt: list[tuple[Serving, Worked, Answer]] = []
+        self._limiter, self._challenge, self._clock = limiter, challenge, clock
+        self._learning = Learning(pool, metrics, clock, challenge, shadow_share=shadow_share, seed=seed)
         self._accepting = True
         self._held: str | None = None
 
@@ -278,10 +269,9 @@ class Service:
         permit = self._limiter.acquire(wishes.priority)
         if isinstance(permit, Shed):
             return permit
-        shadowed = self._random.random() < self._shadow_share
         job = Job(
             frame, deadline, choices, order[0], arrived_ns, now_ns, min_score,
-            shadowed=shadowed, traceparent=traceparent, finish=finish,
+            shadowed=self._learning.draw_shadow(), traceparent=traceparent, finish=finish,
         )  # fmt: skip
         least_ms = policies.planner.busy_ms(choices[-1].plan.name)
         begun = Begun(serving, permit, self._conclude, then)
@@ -364,17 +354,12 @@ class Service:
             # It was admitted: what was left then has gone to the queue or to a slow machine, which is load.
             self._count(serving, "refused")
             return self._shed(answer)
-        serving.inside += 1  # for what a shadow run will ask
         if worked.engine_error is None:
             serving.health.succeeded()
         else:
             _LOG.warning("a later stage did not run: %s", worked.engine_error)
             serving.health.failed()
-        self._unlearnt.append((serving, worked, answer))
-        if len(self._unlearnt) >= _LEARNT_TOGETHER:
-            self._pool.loop.call_soon(self.learn)
-        elif len(self._unlearnt) == 1:
-            self._pool.loop.call_later(_LEARNT_WITHIN_S, self.learn)
+        self._learning.later(serving, worked, answer)
         return answer
 
     def _failure(self, serving: Serving, error: Exception) -> Exception:
@@ -394,57 +379,7 @@ class Service:
 
     def learn(self) -> None:
         """Learn at once from all answers whose turn has not come yet."""
-        unlearnt, self._unlearnt = self._unlearnt, []
-        for serving, worked, answer in unlearnt:
-            serving.inside -= 1
-            try:
-                self._learn_from(serving, worked, answer)
-            except Exception:  # noqa: BLE001 - as a callback of its own: the other answers are learnt from
-                _LOG.exception("nothing was learnt from an answer of %s", answer.plan.name)
-
-    def _learn_from(self, serving: Serving, worked: Worked, answer: Answer) -> None:
-        """Learn from what a worker did, and count it."""
-        serving.learn(worked, answer)
-        metrics = self._metrics
-        for stage in answer.stages:
-            metrics.stage(stage.variant, stage.latency_ms)
-        # The share that is expected of a plan is the champion's.
-        if answer.escalated is not None and serving.arm == CHAMPION:
-            metrics.decided(answer.plan.name, answer.escalated)
-        if answer.cut is not None:
-            metrics.cut(answer.cut.stage, answer.cut.reason)
-        metrics.answered(
-            answer.operating_point,
-            answer.plan.name,
-            total_ms=answer.total_ms,
-            queue_ms=answer.queue_ms,
-            decode_ms=answer.decode_ms,
-            left_ms=answer.left_ms,
-        )
-        if self._challenge is not None:
-            self._challenge.answered(serving.arm, answer)
-        if worked.image is not None:
-            self._perhaps_shadow(serving, answer, worked.image)
-
-    def _perhaps_shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
-        """Have the last stage look at a frame that was answered early, if nobody waits for a worker."""
-        pool = self._pool
-        if pool.waiting == 0 and pool.busy < pool.size:
-            serving.inside += 1  # at once, or the set's models could go before the task begins
-            task = asyncio.create_task(self._shadow(serving, answer, image))
-            self._shadows.add(task)
-            task.add_done_callback(self._shadows.discard)
-
-    async def _shadow(self, serving: Serving, answer: Answer, image: NDArray[np.uint8]) -> None:
-        plan, early = answer.plan, answer.detections
-        try:
-            order = (BEHIND_ALL, self._clock.now_ns())
-            differ = await self._pool.call(lambda _: serving.executor.shadow(plan, image, early), order)
-            self._metrics.shadowed(plan.name, differ)
-        except (EngineError, PoolClosed) as error:
-            _LOG.info("a shadow run of %s failed: %s", plan.name, error)
-        finally:
-            serving.inside -= 1
+        self._learning.now()
 
 
 _REJECTIONS: Mapping[type[FrameError], type[BrokenImage | UnsupportedType | TooLarge]] = {

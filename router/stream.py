@@ -39,11 +39,9 @@ from router.metrics import Arrival, Metrics, Protocol
 from router.problems import Problem
 from router.reuse import Look, Reuse, Reused, look_at
 from router.service import Outcome, Service
-from router.wishes import Wishes
+from router.wishes import IN_FLIGHT_HEADER, REUSE_HEADER, Wishes
 from router.workers import PoolClosed, WorkerPool
 
-IN_FLIGHT_HEADER = "X-Stream-In-Flight"
-REUSE_HEADER = "X-Reuse-Within"
 MOST_IN_FLIGHT = 8
 _LEVELS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
 T = TypeVar("T")

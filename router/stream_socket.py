@@ -27,8 +27,15 @@ from router.headers import Headers, only
 from router.http_body import Receive, SenderLeft
 from router.http_reply import Scope, Send, grouped, refusal, request_id_in
 from router.problems import Problem, problem_of
-from router.stream import IN_FLIGHT_HEADER, REUSE_HEADER, FrameStream, Result, Streams
-from router.wishes import ACCURACY_HEADER, POINT_HEADER, PRIORITY_HEADER, SCORE_HEADER
+from router.stream import FrameStream, Result, Streams
+from router.wishes import (
+    ACCURACY_HEADER,
+    IN_FLIGHT_HEADER,
+    POINT_HEADER,
+    PRIORITY_HEADER,
+    REUSE_HEADER,
+    SCORE_HEADER,
+)
 
 STREAM_PATH = "/v1/stream"
 SUBPROTOCOL = "paretogate"
@@ -75,12 +82,20 @@ class StreamSocket:
         except RouterError as error:
             await _refuse(send, problem_of(error), request_id)
             return
-        # A browser takes no for an answer where it offered a protocol and is told none.
+        # A browser that has offered a protocol and is told none hangs up.
         protocol = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
         told = [(b"x-request-id", request_id.encode())]
-        await send({"type": "websocket.accept", "headers": told, "subprotocol": protocol})
+
+        async def read() -> None:
+            # Here, so that a sender who has left by now ends the stream as later.
+            try:
+                await send({"type": "websocket.accept", "headers": told, "subprotocol": protocol})
+            except OSError as error:
+                raise SenderLeft from error
+            await _read(receive, stream)
+
         try:
-            await stream.run(_read(receive, stream))
+            await stream.run(read())
         except SenderLeft:
             return
         except MalformedRequest as error:

@@ -17,6 +17,9 @@ POINT_HEADER = "X-Operating-Point"
 ACCURACY_HEADER = "X-Min-Accuracy"
 SCORE_HEADER = "X-Min-Score"
 PRIORITY_HEADER = "X-Priority"
+# Of streams alone.
+IN_FLIGHT_HEADER = "X-Stream-In-Flight"
+REUSE_HEADER = "X-Reuse-Within"
 SESSION_HEADER = "X-Session-Id"
 Priority = Literal["high", "normal", "low"]
 _PRIORITIES: Mapping[str, Priority] = {name: name for name in get_args(Priority)}

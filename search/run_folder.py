@@ -17,6 +17,7 @@ from typing import Protocol
 
 from pydantic import NonNegativeFloat
 
+from model_repo.files import write_whole
 from model_repo.value import Value
 
 Setting = str | int | float | bool | None | tuple[str, ...]
@@ -129,19 +130,9 @@ def check_settings(
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent."""
+    """Write a file that is whole or absent, and its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole(path, content)
 
 
 def write_text(path: Path, content: str) -> None:

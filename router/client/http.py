@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NoReturn, Self, Unpack
+from typing import NoReturn, Self, TypeVar, Unpack
 
 import httpx
 from pydantic import ValidationError
@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from router.client.asking import Asked, Patience, headers_of, waiting, waiting_async
 from router.client.errors import URN, error_for, unreachable
 from router.client.tls import ClientTls, bearer
-from router.documents import AnswerDocument, PointsDocument, ProblemDocument
+from router.documents import AnswerDocument, Document, PointsDocument, ProblemDocument
+
+D = TypeVar("D", bound=Document)
 
 
 class GatewayClient:
@@ -43,7 +45,7 @@ class GatewayClient:
         def ask(left_ms: float | None) -> AnswerDocument:
             headers = headers_of(asked, left_ms)
             try:
-                return _answer(self._http.post("/v1/detect", content=frame, headers=headers))
+                return _read(self._http.post("/v1/detect", content=frame, headers=headers), AnswerDocument)
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
 
@@ -52,7 +54,7 @@ class GatewayClient:
     def operating_points(self) -> PointsDocument:
         """Return what the gateway serves; raises GatewayError."""
         try:
-            return _points(self._http.get("/v1/operating-points"))
+            return _read(self._http.get("/v1/operating-points"), PointsDocument)
         except httpx.HTTPError as error:
             raise unreachable(error) from error
 
@@ -73,8 +75,7 @@ class AsyncGatewayClient:
     """Ask a gateway over HTTP, many requests at once; close it, or use it as a context manager.
 
     api_key and tls: as `GatewayClient`'s. retries: how often a frame is asked for again, see `Patience`.
-    connections: how many are open at most;
-    more requests wait for one, None for no limit.
+    connections: how many are open at most; more requests wait for one, None for no limit.
     """
 
     def __init__(
@@ -105,7 +106,8 @@ class AsyncGatewayClient:
         async def ask(left_ms: float | None) -> AnswerDocument:
             headers = headers_of(asked, left_ms)
             try:
-                return _answer(await self._http.post("/v1/detect", content=frame, headers=headers))
+                response = await self._http.post("/v1/detect", content=frame, headers=headers)
+                return _read(response, AnswerDocument)
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
 
@@ -114,7 +116,7 @@ class AsyncGatewayClient:
     async def operating_points(self) -> PointsDocument:
         """Return what the gateway serves; raises GatewayError."""
         try:
-            return _points(await self._http.get("/v1/operating-points"))
+            return _read(await self._http.get("/v1/operating-points"), PointsDocument)
         except httpx.HTTPError as error:
             raise unreachable(error) from error
 
@@ -131,20 +133,11 @@ class AsyncGatewayClient:
         await self.close()
 
 
-def _answer(response: httpx.Response) -> AnswerDocument:
+def _read(response: httpx.Response, kind: type[D]) -> D:
     if response.status_code != 200:
         _refuse(response)
     try:
-        return AnswerDocument.model_validate_json(response.content)
-    except ValidationError as error:
-        raise unreachable(error) from error
-
-
-def _points(response: httpx.Response) -> PointsDocument:
-    if response.status_code != 200:
-        _refuse(response)
-    try:
-        return PointsDocument.model_validate_json(response.content)
+        return kind.model_validate_json(response.content)
     except ValidationError as error:
         raise unreachable(error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # type: ignore[import-untyped]  # ships no types
@@ -30,7 +30,7 @@ from router.documents import (
 )
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
-from router.wishes import POINT_HEADER
+from router.wishes import IN_FLIGHT_HEADER, POINT_HEADER, REUSE_HEADER
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 _OPTIONS = (
@@ -54,11 +54,7 @@ class GrpcGatewayClient:
         tls: ClientTls | None = None,
         retries: int = 0,
     ) -> None:
-        self._channel = (
-            grpc.insecure_channel(address, options=_OPTIONS)
-            if tls is None
-            else grpc.secure_channel(address, tls.credentials(), options=_OPTIONS)
-        )
+        self._channel = _channel(grpc, address, tls)
         self._shown = bearer(api_key)
         self._stub = wire_grpc.DetectionStub(self._channel)
         self._retries = retries
@@ -84,7 +80,7 @@ class GrpcGatewayClient:
         reuse_within: float | None = None,
         **asked: Unpack[Asked],
     ) -> Iterator[StreamedDocument]:
-        """Send the frames of a camera as they come; yield results, of the newest frames first of all.
+        """Send the frames of a camera as they come; yield the result of each that no newer one replaced.
 
         budget_ms is each frame's. frames: asked for the next one in a thread of gRPC's own, so that waiting
         for a camera holds up nothing. in_flight: how many the gateway may be at work on. reuse_within: see
@@ -131,11 +127,7 @@ class AsyncGrpcGatewayClient:
         tls: ClientTls | None = None,
         retries: int = 0,
     ) -> None:
-        self._channel = (
-            grpc.aio.insecure_channel(address, options=_OPTIONS)
-            if tls is None
-            else grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
-        )
+        self._channel = _channel(grpc.aio, address, tls)
         self._shown = bearer(api_key)
         self._stub = wire_grpc.DetectionStub(self._channel)
         self._retries = retries
@@ -191,6 +183,12 @@ class AsyncGrpcGatewayClient:
         await self.close()
 
 
+def _channel(kind: Any, address: str, tls: ClientTls | None) -> Any:  # Any: grpc or grpc.aio, and its channel
+    if tls is None:
+        return kind.insecure_channel(address, options=_OPTIONS)
+    return kind.secure_channel(address, tls.credentials(), options=_OPTIONS)
+
+
 def _request(frame: bytes, asked: Asked) -> wire.DetectRequest:
     return wire.DetectRequest(
         image=frame,
@@ -208,8 +206,8 @@ def _stream_metadata(
 ) -> tuple[tuple[str, str], ...]:
     """Return what holds for every frame of a stream: a deadline would be that of the whole call."""
     said = {
-        "X-Stream-In-Flight": str(in_flight),
-        "X-Reuse-Within": None if reuse_within is None else f"{reuse_within:.3f}",
+        IN_FLIGHT_HEADER: str(in_flight),
+        REUSE_HEADER: None if reuse_within is None else f"{reuse_within:.3f}",
         BUDGET_HEADER: None if (budget_ms := asked.get("budget_ms")) is None else f"{budget_ms:.3f}",
         POINT_HEADER: asked.get("operating_point"),
         "X-Request-Id": asked.get("request_id"),
@@ -244,12 +242,14 @@ def _streamed(result: wire.StreamResult) -> StreamedDocument:
 
 
 # What HTTP would have said, so that a problem reads the same over both.
-_STATUS_OF_REASON: Mapping[str, int] = {
+STATUS_OF_REASON: Mapping[str, int] = {
     "malformed-request": 400,
     "malformed-budget": 400,
     "unknown-operating-point": 400,
     "unauthorized": 401,
     "forbidden": 403,
+    "unknown-model": 404,
+    "stream-idle": 408,
     "rate-limited": 429,
     "too-large": 413,
     "unsupported-type": 415,
@@ -297,7 +297,7 @@ def _problem_of_status(status: Status, detail: str) -> ProblemDocument:
     return ProblemDocument(
         type=URN + slug,
         title=info.metadata.get("title", "The call failed"),
-        status=_STATUS_OF_REASON.get(slug, 500),
+        status=STATUS_OF_REASON.get(slug, 500),
         detail=detail,
         request_id=info.metadata.get("request_id", ""),
         retry_after_s=retry_after_s,

@@ -12,8 +12,11 @@ from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untype
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships no types
 
 from router.client import AsyncGrpcGatewayClient, GrpcGatewayClient, RequestRejected
+from router.client.rpc import STATUS_OF_REASON
 from router.documents import ReusedDocument, StreamedDocument
-from router.grpc_reply import DETAILS_KEY
+from router.errors import RouterError
+from router.grpc_reply import DETAILS_KEY, code_of
+from router.problems import problem_of
 from router.wire import paretogate_pb2 as wire
 from router.wire import paretogate_pb2_grpc as wire_grpc
 from tests.fakes import FakeEngine
@@ -191,3 +194,24 @@ async def test_bytes_that_are_no_message_are_the_senders_fault(bench: Bench, pat
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert reason_of(await call.trailing_metadata()) == "MALFORMED_REQUEST"
+
+
+def test_every_error_is_told_alike_over_both_protocols() -> None:
+    """What can end a call or a frame has a gRPC status, and in the client the status that HTTP says."""
+
+    def kinds(kind: type[RouterError]) -> Iterator[type[RouterError]]:
+        for below in kind.__subclasses__():
+            yield below
+            yield from kinds(below)
+
+    # Those that only their subclasses are raised as, and those that HTTP alone has.
+    others = {"rejected", "unavailable", "internal", "body-timeout", "promotion-failed"}
+    slugs = {kind.slug: kind for kind in kinds(RouterError) if kind.slug not in others}
+    assert len(slugs) >= 15
+    for slug, kind in slugs.items():
+        error = kind.__new__(kind)
+        for name, value in (("retry_after_s", 1.0), ("known", ())):
+            setattr(error, name, value)
+        problem = problem_of(error)
+        assert code_of(problem) is not grpc.StatusCode.INTERNAL, slug
+        assert STATUS_OF_REASON[slug] == problem.status, slug
