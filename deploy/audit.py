@@ -1,8 +1,8 @@
 """`python -m deploy.audit`: are there known vulnerabilities in what the locks pin?
 
-pip-audit asks a vulnerability service about every pin of the widest lock. Where the service cannot be reached, or
-a mirror answers that it does not know a package, nothing was found because nothing was looked at: that is said,
-and is an error only with `--must`, for a release. Findings are an error always, but for those that
+pip-audit asks a vulnerability service about every pin of the widest lock. Where the service cannot be
+reached, or a mirror answers that it does not know a package, nothing was found because nothing was looked at:
+that is said, and is an error only with `--must`, for a release. Findings are an error always, but for those that
 `locks/accepted.txt` names, a line each: the identifier, and why it may stay.
 """
 
@@ -87,7 +87,9 @@ def judge(output: str, errors: str, accepted: frozenset[str] = frozenset()) -> V
         if finding.id not in accepted
     ]
     if not looked_at:
-        summary = "NOT AUDITED: the service knows none of the packages; is the index a mirror without advisories?"
+        summary = (
+            "NOT AUDITED: the service knows none of the packages; is the index a mirror without advisories?"
+        )
     else:
         summary = f"{looked_at} pins audited, {len(findings)} known vulnerabilities"
         if skipped:

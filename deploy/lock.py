@@ -1,15 +1,15 @@
 """`python -m deploy.lock`: do the lock files hold what pyproject.toml asks for?
 
-A lock is a list of exact versions with their hashes, one for every use of the project (`LOCKS`), resolved for all
-systems at once by `make lock` and installed by pip with `--no-deps --require-hashes`. This check resolves
-nothing and needs no network. It asks of every lock that
+A lock is a list of exact versions with their hashes, one for every use of the project (`LOCKS`), resolved
+for all systems at once by `make lock` and installed by pip with `--no-deps --require-hashes`. This check
+resolves nothing and needs no network. It asks of every lock that
 
   - each requirement of its extras, on each of `SYSTEMS`, has a pin there whose version it allows;
   - every pin has a SHA-256 and nothing else stands in the file: no index, no address, no option;
   - no two locks pin different versions of one distribution, so that what was tested is what is deployed.
 
-torch stands in no lock: its build for CPUs and PyPI's have the same version and other files. pyproject.toml pins
-it exactly, and the Makefile and the image of the search name the same version.
+torch stands in no lock: its build for CPUs and PyPI's have the same version and other files. pyproject.toml
+pins it exactly, and the Makefile and the image of the search name the same version.
 
 Requirements files: https://pip.pypa.io/en/stable/reference/requirements-file-format/
 """
@@ -181,9 +181,7 @@ def pinned_apart(requirements: Sequence[Requirement], files: Mapping[str, str]) 
 def problems(root: Path = ROOT) -> list[str]:
     """Return what is wrong with the locks of a source tree, in sentences; raises LockError or OSError."""
     project = read_project((root / "pyproject.toml").read_text())
-    locks = {
-        name: read_lock((root / FOLDER / f"{name}.txt").read_text(), f"{name}.txt") for name in LOCKS
-    }
+    locks = {name: read_lock((root / FOLDER / f"{name}.txt").read_text(), f"{name}.txt") for name in LOCKS}
     found = [
         f"{name}.txt: {problem}"
         for name, extras in LOCKS.items()

@@ -36,7 +36,7 @@ LABEL org.opencontainers.image.title="Paretogate search" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/paretogate /opt/paretogate
-RUN useradd --system --uid 10001 --no-create-home --home-dir /tmp paretogate \
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp paretogate \
     && install -d -o paretogate /work
 ENV PATH=/opt/paretogate/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib
 USER 10001
