@@ -2,8 +2,8 @@
 
 pip-audit asks a vulnerability service about every pin of the widest lock. Where the service cannot be
 reached, or a mirror answers that it does not know a package, nothing was found because nothing was looked at:
-that is said, and is an error only with `--must`, for a release. Findings are an error always, but for those that
-`locks/accepted.txt` names, a line each: the identifier, and why it may stay.
+that is said, and is an error only with `--must`, for a release. Findings are an error always, but for those
+that `locks/accepted.txt` names, a line each: the identifier, and why it may stay.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.markers import Environment, Marker, default_environment
+from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
@@ -62,7 +62,7 @@ class Pin:
     marker: Marker | None
     hashes: int
 
-    def holds(self, system: Environment) -> bool:
+    def holds(self, system: Mapping[str, str]) -> bool:
         """Return whether the pin is for a system."""
         return self.marker is None or self.marker.evaluate(system)
 
@@ -117,20 +117,18 @@ def read_project(text: str) -> Mapping[str, Sequence[str]]:
     return {"": table["dependencies"], **table["optional-dependencies"]}
 
 
-def system(platform: str, machine: str, python: str) -> Environment:
-    """Return what markers are asked about a system."""
-    environment = default_environment()
-    environment.update(
-        sys_platform=platform,
-        platform_system=platform.capitalize(),
-        platform_machine=machine,
-        python_version=python,
-        python_full_version=f"{python}.0",
-        os_name="posix",
-        implementation_name="cpython",
-        platform_python_implementation="CPython",
-    )
-    return environment
+def system(platform: str, machine: str, python: str) -> dict[str, str]:
+    """Return what markers are told about a system; whatever else they ask is of this one."""
+    return {
+        "sys_platform": platform,
+        "platform_system": platform.capitalize(),
+        "platform_machine": machine,
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
 
 
 def unmet(requirements: Sequence[Requirement], pins: Sequence[Pin]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Resources, components, namespaces, literals of ConfigMaps and their merging, strategic merge patches by kind
 and name, and additions of JSON patches by target. Whatever else a kustomization says is refused. The name of
-a generated ConfigMap lacks the hash that kustomize appends. `test_kustomize.py` compares it with the real one.
+a generated ConfigMap lacks the hash that kustomize appends. `test_kustomize.py` compares both.
 """
 
 from __future__ import annotations

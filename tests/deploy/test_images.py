@@ -40,7 +40,7 @@ def test_dockerfiles_copy_what_exists(dockerfile: Path) -> None:
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=name_of)
 def test_images_run_a_known_command_without_root(dockerfile: Path) -> None:
-    """The last stage sets a numeric user, says how its health is seen, and starts Python with known options."""
+    """The last stage sets a numeric user, tells its health, and starts Python with known options."""
     of_last_stage: dict[str, str] = {}
     for name, arguments in instructions(dockerfile):
         if name == "FROM":
