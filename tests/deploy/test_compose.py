@@ -136,7 +136,7 @@ def test_the_router_starts_with_options_that_exist(names: list[str]) -> None:
 def test_prometheus_reaches_the_router_as_it_speaks(names: list[str]) -> None:
     """The target is the service's name and admin port, over https where the router has a certificate."""
     services = merged(names)["services"]
-    mounts = dict(reversed(_mount(one)) for one in services["prometheus"]["volumes"])
+    mounts = {target: source for source, target in map(_mount, services["prometheus"]["volumes"])}
     (configuration,) = read_yaml(DEPLOY / mounts["/etc/prometheus/prometheus.yml"])
     assert [f"/etc/prometheus/{name}" in mounts for name in configuration["rule_files"]] == [True]
     (job,) = (one for one in configuration["scrape_configs"] if one["job_name"] == "paretogate")
