@@ -79,6 +79,11 @@ class RecentFrames:
         """Return how many are kept."""
         return self._kept.maxlen or 0
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a frame is being made small."""
+        return self._making is not None
+
     def __len__(self) -> int:
         return len(self._kept)
 
