@@ -14,6 +14,7 @@ const EVERY_MS = 1000;
 const SHARES_S = 10; // answers by plan are those of the last so many seconds
 const history = new History();
 const [frontier, tiles, traffic, drift, frames, trial] = [new Frontier(), new Tiles(), new Traffic(), new Drift(), new Frames(), new Try()];
+const narrow = matchMedia("(max-width: 60rem)");
 let told = null; // the frontier as the gateway told it
 let timer = 0;
 let looking = false;
@@ -26,11 +27,18 @@ byId("key-form").addEventListener("submit", (event) => {
 byId("key-forget").addEventListener("click", () => { setKey(""); byId("key").value = ""; told = null; look(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
 followWithKey(byId("api"));
+narrow.addEventListener("change", settle);
+settle();
 look();
 
 function state(text, kind = "") {
   say(byId("state"), text);
   byId("state").className = kind;
+}
+
+// Where there is one column, an image to try comes before the many frames of others.
+function settle() {
+  byId(narrow.matches ? "end" : "left").append(byId("frames-panel"));
 }
 
 async function look() {

@@ -29,7 +29,7 @@ export class Tiles {
     this.#tell("latency", milliseconds(soon?.quantile(0.99)), known(soon?.quantile(0.5)) ? `half within ${milliseconds(soon.quantile(0.5))}` : "no answers",
       history.sliding(OVER_S, (span) => span.quantile(0.99)), 0);
     const expected = frontier.find(latest.plan)?.escalated;
-    this.#tell("escalated", percent(later?.escalated), known(expected) ? `${percent(expected)} on calibration` : "the plan in force has one stage",
+    this.#tell("escalated", percent(later?.escalated), known(expected) ? `${percent(expected)} on calibration` : "of what cascades answered",
       history.sliding(OVER_S, (span) => span.escalated), 0, 1);
     this.#tell("inside", `${latest.inside} of ${latest.limit}`, `${latest.waiting} waiting, ${latest.busy} of ${plural(latest.workers, "worker")} busy`,
       history.sliding(1.5, (span) => span.to.inside), 0);
