@@ -32,7 +32,8 @@ def recent(clock: FakeClock, most: int = 3) -> RecentFrames:
 
 async def test_nothing_is_due_until_somebody_looks(bench: Bench, frame: bytes) -> None:
     """Then one frame in half a second is; an answer is passed on whether or not its frame is kept."""
-    clock, told = FakeClock(), []
+    told: list[Answer] = []
+    clock = FakeClock()
     frames, answer = recent(clock), await answer_of(bench, frame)
     assert not frames.due(clock.now_ns())
     frames.since(0)
