@@ -28,15 +28,17 @@ from router.console_documents import (
 from router.documents import StageDocument
 from router.drift import Signal
 from router.engines import Fleet, published_accuracy
+from router.execution import Answer
 from router.metrics import BUCKETS_S, State
 from router.planner import DECODE
 from router.recent import RecentFrame, RecentFrames
 from router.service import Service
 from router.serving import Serving
+from router.shapes import DRAWN_FROM
 from router.totals import Totals, read_totals
 
 _FRESH_S = 0.5
-_MOST_SIGNALS = 6
+_MOST_SIGNALS, _MOST_BOXES = 6, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +141,7 @@ def _described(frame: RecentFrame, now_ns: int) -> RecentDocument:
         jpeg=base64.b64encode(frame.jpeg).decode(),
         width=answer.image_wh[0],
         height=answer.image_wh[1],
-        boxes=[
-            BoxDocument(
-                x1=box.x1, y1=box.y1, x2=box.x2, y2=box.y2,
-                class_id=box.class_id, label=box.label, score=box.score,
-            )
-            for box in frame.boxes
-        ],
+        boxes=list(_boxes(answer)),
         operating_point=answer.operating_point,
         plan=answer.plan.name,
         stages=[StageDocument(variant=run.variant, latency_ms=run.latency_ms) for run in answer.stages],
@@ -153,6 +149,27 @@ def _described(frame: RecentFrame, now_ns: int) -> RecentDocument:
         total_ms=answer.total_ms,
         late=answer.left_ms < 0,
     )  # fmt: skip
+
+
+def _boxes(answer: Answer) -> Iterator[BoxDocument]:
+    """Yield the boxes worth drawing, best first."""
+    found, (width, height) = answer.detections, answer.image_wh
+    for (x1, y1, x2, y2), score, label in zip(
+        found.xyxy[:_MOST_BOXES].tolist(),
+        found.score[:_MOST_BOXES].tolist(),
+        found.label[:_MOST_BOXES].tolist(),
+        strict=True,
+    ):
+        if score >= DRAWN_FROM:
+            yield BoxDocument(
+                x1=x1 / width,
+                y1=y1 / height,
+                x2=x2 / width,
+                y2=y2 / height,
+                class_id=label,
+                label=answer.classes[label],
+                score=score,
+            )
 
 
 def _foremost(state: State) -> list[Signal]:

@@ -22,7 +22,6 @@ import simplejpeg
 from model_repo.frame import FrameLimits, decode
 from router.budget import Clock
 from router.execution import Answer, Frame
-from router.shapes import DRAWN_FROM
 
 _LOG = logging.getLogger(__name__)
 EVERY_S = 0.5
@@ -30,22 +29,8 @@ LOOKED_AT_S = 5.0
 REST = 20
 _SIDE = 320
 _QUALITY = 75
-_MOST_BOXES = 40
 _NEVER_NS = 2**63
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A box to be drawn, in shares of the frame's width and height."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    class_id: int
-    label: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +40,6 @@ class RecentFrame:
     number: int
     at_ns: int
     jpeg: bytes
-    image_wh: tuple[int, int]
-    boxes: tuple[Drawn, ...]
     answer: Answer
 
 
@@ -130,9 +113,7 @@ class RecentFrames:
         self._due_ns = max(began_ns + round(EVERY_S * 1e9), ended_ns + REST * (ended_ns - began_ns))
         if jpeg is not None:
             self._number += 1
-            self._kept.append(
-                RecentFrame(self._number, ended_ns, jpeg, answer.image_wh, _boxes(answer), answer)
-            )
+            self._kept.append(RecentFrame(self._number, ended_ns, jpeg, answer))
 
 
 def _small(frame: Frame, limits: FrameLimits) -> bytes:
@@ -144,21 +125,3 @@ def _small(frame: Frame, limits: FrameLimits) -> bytes:
     wh = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(image, wh, interpolation=cv2.INTER_AREA)
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=_QUALITY, colorspace="RGB"))
-
-
-def _boxes(answer: Answer) -> tuple[Drawn, ...]:
-    """Return the boxes worth drawing, best first, in shares of the frame."""
-    found, (width, height) = answer.detections, answer.image_wh
-    return tuple(
-        Drawn(
-            x1 / width, y1 / height, x2 / width, y2 / height,
-            class_id=label, label=answer.classes[label], score=score,
-        )
-        for (x1, y1, x2, y2), score, label in zip(
-            found.xyxy[:_MOST_BOXES].tolist(),
-            found.score[:_MOST_BOXES].tolist(),
-            found.label[:_MOST_BOXES].tolist(),
-            strict=True,
-        )
-        if score >= DRAWN_FROM
-    )  # fmt: skip
