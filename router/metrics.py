@@ -30,7 +30,7 @@ ReloadResult = Literal["taken", "refused", "rolled back"]
 TellFate = Literal["sent", "failed", "superseded"]
 Slowness = Literal["head", "write", "idle"]
 AccessRefusal = Literal[
-    "no key", "unknown key", "expired", "operating point", "rate", "concurrency", "administration"
+    "no key", "unknown key", "expired", "operating point", "rate", "concurrency", "administration", "watching"
 ]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = tuple(
