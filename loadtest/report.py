@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from string import Template
 
+from loadtest.baseline import Machine
 from loadtest.latencies import Latencies
 from loadtest.sample import Sample
 from loadtest.verdict import Verdict
@@ -27,15 +28,20 @@ class Load:
     frames: str
     schedule: str
     rate_hz: float
-    requests: int
     seed: int
     operating_point: str | None
     request_budget_ms: float | None
+    senders: int
+    machine: Machine
 
 
 def to_json(load: Load, verdict: Verdict) -> str:
     """Return load and verdict as an indented JSON document."""
-    return json.dumps({"load": asdict(load), "verdict": asdict(verdict)}, indent=2) + "\n"
+    said = {
+        "load": {**asdict(load), "machine": load.machine.model_dump()},
+        "verdict": {"valid": verdict.valid, "reasons": verdict.reasons, **asdict(verdict)},
+    }
+    return json.dumps(said, indent=2) + "\n"
 
 
 def to_html(load: Load, verdict: Verdict, samples: Sequence[Sample]) -> str:
@@ -48,7 +54,7 @@ def to_html(load: Load, verdict: Verdict, samples: Sequence[Sample]) -> str:
         state=state,
         css_state=state.lower(),
         claim=escape(
-            f"p{verdict.conditions.quantile * 100:g} within {budget_ms:g} ms at {load.rate_hz:g} requests/s"
+            f"{verdict.conditions.percentile} within {budget_ms:g} ms at {load.rate_hz:g} requests/s"
         ),
         reasons=f"<ul>{reasons}</ul>" if reasons else "",
         tiles=_tiles(verdict),
@@ -95,7 +101,7 @@ def _conditions(load: Load, verdict: Verdict) -> str:
     rows = (
         ("gateway", f"{load.url} over {load.protocol}"),
         ("frames", load.frames),
-        ("schedule", f"{load.schedule}, {load.rate_hz:g} /s, {load.requests} requests, seed {load.seed}"),
+        ("schedule", f"{load.schedule}, {load.rate_hz:g} /s, {verdict.planned} requests, seed {load.seed}"),
         ("operating point", load.operating_point or "the gateway's choice"),
         ("budget sent along", f"{budget:g} ms" if budget is not None else "none"),
         ("bound on p99 issue delay", f"{verdict.conditions.issue_delay_ms:g} ms"),

@@ -1,4 +1,4 @@
-"""What a run sends and when: from a schedule's one-line description to every request's moment, frame and budget.
+"""What a run sends and when: from a schedule's description to every request's moment, frame and budget.
 
     constant                               every 1/rate seconds
     poisson                                independent arrivals
@@ -14,13 +14,15 @@ A rate is a number of requests per second, or with an `x` behind it a multiple o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.runner import Request
 from loadtest.schedule import NS_PER_S, Arrivals, arrivals_ns
 from loadtest.shapes import Diurnal, Ramp, Steps, burst, thinned_ns
 from loadtest.trace import TraceRow, read_trace, trace_ns
@@ -61,10 +63,23 @@ class Timetable:
 
     @classmethod
     def of(cls, due_ns: Arrivals, frames: int) -> Timetable:
-        """Return a timetable that takes frames in turn, under the run's budget; raises ValueError without frames."""
+        """Take frames in turn, all under the run's budget; raises ValueError without frames."""
         if frames < 1:
             raise ValueError("a load needs at least one frame")
         return cls(due_ns, np.arange(len(due_ns)) % frames, np.full(len(due_ns), np.nan))
+
+    def part(self, number: int, of: int) -> Timetable:
+        """Return every `of`-th request from request `number` on."""
+        return Timetable(self.due_ns[number::of], self.frame[number::of], self.budget_ms[number::of])
+
+    def carried(self, request: Request) -> Callable[[int], Request]:
+        """Return what request i carries, given what they all carry: its own budget wins."""
+
+        def of(position: int) -> Request:
+            own = float(self.budget_ms[position])
+            return request if math.isnan(own) else replace(request, budget_ms=own)
+
+        return of
 
     def rows(self, names: Sequence[str], budget_ms: float | None) -> tuple[TraceRow, ...]:
         """Return the timetable as a trace; names: of the frames, budget_ms: the run's."""
@@ -100,7 +115,7 @@ class Schedule:
             said[key] = value
         if name == "replay" and not said.get("file"):
             raise ScheduleError("replay: needs a file, replay:trace.jsonl")
-        return cls(name, tuple((_PARAMETERS[name] | said).items()))
+        return cls(name, tuple({**_PARAMETERS[name], **said}.items()))
 
     def __str__(self) -> str:
         parameters = ",".join(f"{key}={value}" for key, value in self.parameters)
@@ -146,9 +161,7 @@ def _replayed(path: Path, speed: float, names: Sequence[str]) -> Timetable:
             raise ScheduleError(f"{path}: request {number + 1} asks for the frame {row.frame!r}, not there")
     return Timetable(
         trace_ns(rows, speed),
-        np.array(
-            [number % len(names) if r.frame is None else index[r.frame] for number, r in enumerate(rows)]
-        ),
+        np.array([n % len(names) if row.frame is None else index[row.frame] for n, row in enumerate(rows)]),
         np.array([np.nan if row.budget_ms is None else row.budget_ms for row in rows]),
     )
 

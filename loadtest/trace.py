@@ -33,7 +33,7 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """One request: seconds from the run's start, its frame's file name and its budget where these are known."""
+    """One request: seconds from the run's start, its frame's file name and its budget where known."""
 
     at_s: float
     frame: str | None = None

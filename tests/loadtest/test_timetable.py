@@ -127,7 +127,7 @@ def test_a_trace_that_is_not_there_or_asks_for_an_unknown_frame_is_an_error(tmp_
     with pytest.raises(TraceError, match="No such file"):
         read_trace(tmp_path / "none.jsonl")
     (tmp_path / "t.jsonl").write_text('{"at_s": 1, "frame": "z.jpg"}')
-    with pytest.raises(ScheduleError, match="request 1 asks for the frame 'z.jpg'"):
+    with pytest.raises(ScheduleError, match=r"request 1 asks for the frame 'z\.jpg'"):
         Schedule.parse(f"replay:{tmp_path / 't.jsonl'}").draw(1.0, 1.0, 0, FRAMES)
     with pytest.raises(ValueError, match="speed"):
         trace_ns([TraceRow(1.0)], 0.0)
