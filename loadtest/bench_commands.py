@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import bench_change, bench_load, bench_stream
+from loadtest import bench_change, bench_generator, bench_load, bench_stream
 from loadtest.bench_overhead import (
     LEAST_THROUGHPUT,
     MOST_P50,
@@ -262,6 +262,60 @@ def stream(
         )
     Console().print(table)
     _conclude(all(one.holds for one in results))
+
+
+@bench.command()
+def generator(
+    rate: Annotated[float, typer.Option(help="requests per second")] = bench_generator.RATE_HZ,
+    seconds: Annotated[float, typer.Option(help="of load")] = 30.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Send to a server that does nothing, on another core, and see how well the schedule is kept.
+
+    Exit status 1 when the p99 of the issue delay is 1 ms or more, or a request had no answer.
+    """
+    with _errors_in_words():
+        result = bench_generator.generator(rate_hz=rate, seconds=seconds, seed=seed)
+    table = Table("ms", "requests", "p50", "p99", "p99.9", "max")
+    for name, times in (("issue delay", result.issue_delay), ("latency", result.latency)):
+        row = (times.p50_ms, times.p99_ms, times.p999_ms, times.max_ms)
+        table.add_row(name, str(times.count), *(f"{value:.3f}" for value in row))
+    Console().print(table)
+    Console().print(
+        f"{'HOLDS' if result.holds else 'MISSES'}: at {rate:g}/s the p99 issue delay is"
+        f" {result.issue_delay.p99_ms:.3f} ms (below {bench_generator.MOST_DELAY_MS:g}),"
+        f" {result.unanswered} of {result.issue_delay.count} without an answer.",
+        highlight=False,
+    )
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def stall(
+    rate: Annotated[float, typer.Option(help="requests per second")] = 200.0,
+    seconds: Annotated[float, typer.Option(help="of load")] = 10.0,
+    stall_ms: Annotated[float, typer.Option(help="for which the server stops, once")] = 200.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Ask a server that stops once, in an open loop and in a closed one, and compare what they saw of it.
+
+    Exit status 1 unless the open loop's slowest percentiles show the stall in full.
+    """
+    with _errors_in_words():
+        result = bench_generator.stall(rate_hz=rate, seconds=seconds, stall_ms=stall_ms, seed=seed)
+    table = Table("loop", "requests", "p50 ms", "p99 ms", "max ms", f"slower than {stall_ms / 2:g} ms")
+    for name, loop in (("open", result.open), ("closed", result.closed)):
+        row = (loop.latency.p50_ms, loop.latency.p99_ms, loop.latency.max_ms)
+        table.add_row(name, str(loop.latency.count), *(f"{value:.1f}" for value in row), str(loop.slow))
+    Console().print(table)
+    Console().print(
+        f"{'HOLDS' if result.holds else 'MISSES'}: the open loop saw {result.open.slow} requests wait half of"
+        f" the stall or longer, {result.expected:.0f} were due then; the closed loop {result.closed.slow}.",
+        highlight=False,
+    )
+    if not result.holds:
+        raise typer.Exit(1)
 
 
 def _print_capacity(capacity: bench_load.Capacity) -> None:

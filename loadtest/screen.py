@@ -27,9 +27,13 @@ def console() -> Console:
 @contextmanager
 def errors_in_words(*more: type[Exception]) -> Iterator[None]:
     """End with status 2 and one line on the standard error where a command cannot be carried out."""
+    expected: tuple[type[Exception], ...] = (
+        *(ServerError, FramesError, TargetError, ValueError, OSError),
+        *more,
+    )
     try:
         yield
-    except (ServerError, FramesError, TargetError, ValueError, OSError, *more) as error:
+    except expected as error:
         Console(stderr=True).print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )

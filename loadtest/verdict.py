@@ -235,7 +235,7 @@ def _samples(requests: int, conditions: Conditions) -> Check:
 def _latency(requests: int, late: int, attained: float, conditions: Conditions) -> Check:
     says = (
         f"{attained:.2%} of all requests were answered within {conditions.budget_ms:g} ms of their"
-        f" scheduled time, {conditions.quantile:.10g} must be"
+        f" scheduled time, {conditions.quantile * 100:.10g}% must be"
     )
     if attained < conditions.quantile:
         return Check("latency", False, says)

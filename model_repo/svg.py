@@ -29,7 +29,10 @@ def ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A plot area in pixels over ranges of x and y; `log_x` puts x on a logarithmic scale."""
+    """A plot area in pixels over ranges of x and y; `log_x` puts x on a logarithmic scale.
+
+    x_marks: where x is labelled and with what, in place of round numbers.
+    """
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]
@@ -38,6 +41,7 @@ class Axes:
     log_x: bool = False
     width: float = 720.0
     height: float = 300.0
+    x_marks: tuple[tuple[float, str], ...] = ()
 
     def x(self, value: float) -> float:
         """Return the pixel column of a value."""
@@ -50,6 +54,12 @@ class Axes:
         """Return the pixel row of a value."""
         low, high = self.y_range
         return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
+
+    def _x_labels(self) -> tuple[tuple[float, str], ...]:
+        low, high = self.x_range
+        if self.x_marks:
+            return tuple((value, label) for value, label in self.x_marks if low <= value <= high)
+        return tuple((value, f"{value:g}") for value in self._x_ticks())
 
     def _x_ticks(self) -> tuple[float, ...]:
         low, high = self.x_range
@@ -66,10 +76,10 @@ class Axes:
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(title)}">',
             f"<title>{escape(title)}</title>",
         ]
-        for value in self._x_ticks():
+        for value, label in self._x_labels():
             x = self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{escape(label)}</text>')
         for value in ticks(*self.y_range, count=5):
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
@@ -104,6 +114,24 @@ class Axes:
         for x, y in points:
             path.append(f"H{self.x(x):.1f}V{self.y(y):.1f}" if path else f"M{self.x(x):.1f} {self.y(y):.1f}")
         return f'<path class="{css}" d="{"".join(path)}"/>'
+
+    def box(self, x_range: tuple[float, float], y_range: tuple[float, float], css: str, label: str) -> str:
+        """Return a filled rectangle over ranges of x and y, named where the pointer rests on it."""
+        left, right = (self.x(x) for x in x_range)
+        bottom, top = (self.y(y) for y in y_range)
+        return (
+            f'<rect class="{css}" x="{left:.1f}" y="{top:.1f}" width="{max(right - left, 0.3):.1f}"'
+            f' height="{max(bottom - top, 0.0):.1f}"><title>{escape(label)}</title></rect>'
+        )
+
+    def tag(self, point: Point, label: str, css: str) -> str:
+        """Return a word beside a point, on whichever side has room."""
+        x, y = self.x(point[0]), self.y(point[1])
+        left = x > self.width * 0.7
+        at, anchor = (x - 7, "end") if left else (x + 7, "start")
+        return (
+            f'<text class="{css}" x="{at:.1f}" y="{y - 6:.1f}" text-anchor="{anchor}">{escape(label)}</text>'
+        )
 
     def level(self, y: float, label: str, css: str) -> str:
         """Return a labelled horizontal line, or nothing when it lies outside the range."""
