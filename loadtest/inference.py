@@ -25,7 +25,7 @@ from loadtest.target import Description, TargetError
 from model_repo import codec
 from model_repo.alignment import Alignment
 from model_repo.detections import Detections, nms
-from model_repo.frame import Letterbox, decode
+from model_repo.frame import FrameError, Letterbox, decode
 from model_repo.frontier import Frontier, Variant
 from router.client import AsyncGatewayClient, ClientTls
 from router.client.tls import bearer
@@ -154,7 +154,10 @@ class TritonTarget:
             names = ", ".join(variant.name for variant in self._frontier.variants)
             raise TargetError(f"a plain Triton has no plans: name a variant as operating point, of {names}")
         variant = self._frontier.variant(operating_point)
-        letterbox, pixels = await asyncio.to_thread(_boxed, frame, variant)
+        try:
+            letterbox, pixels = await asyncio.to_thread(_boxed, frame, variant)
+        except FrameError as error:
+            return Reply("rejected", detail=str(error))
         tensor = grpc_messages.InferInput(_FRAMES, list(pixels.shape), "UINT8")
         tensor.set_data_from_numpy(pixels)
         try:
