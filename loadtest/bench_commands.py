@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +21,11 @@ from loadtest.bench_overhead import (
     overhead,
 )
 from loadtest.closed import ConversationError
-from loadtest.frames import FramesError, read_frames
-from loadtest.process import ServerError, free_port
+from loadtest.frames import read_frames
+from loadtest.process import free_port
 from loadtest.raw import BareTarget
+from loadtest.screen import errors_in_words
 
-USAGE = 2
 RepoOption = Annotated[Path, typer.Option("--repo", help="a published model repository")]
 FramesOption = Annotated[Path, typer.Option("--frames", help="a folder of labelled frames")]
 
@@ -48,7 +46,7 @@ def overhead_(
     """
     table = Table("operating point", "", "p50 ms", "p99 ms", "answers/s")
     holds = True
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         contents = _contents(frames)
         for point in points.split(","):
             result = overhead(repo, contents, point, rounds=rounds)
@@ -95,7 +93,7 @@ def budgets(
                 finally:
                     await bare.close()
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(measure())
     _print_capacity(result.capacity)
     Console().print(
@@ -127,7 +125,7 @@ def overload(
         async with bench_load.served(repo) as served:
             return await bench_load.overload(served, contents, seconds=seconds, seed=seed)
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(measure())
     _print_capacity(result.capacity)
     Console().print(
@@ -152,7 +150,7 @@ def adaptation(
     every single model, and its attainment at least twice that of the largest.
     """
     console = Console()
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(
             bench_change.adaptation(repo, read_frames(frames, 200), console.print, seed=seed)
         )
@@ -173,7 +171,7 @@ def republish(
     seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
 ) -> None:
     """Replace the published set every 5 s under load; exit status 1 when a request fails."""
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(bench_change.republish(repo, _contents(frames), seconds=seconds, seed=seed))
     outcomes = ", ".join(f"{name} {count}" for name, count in sorted(result.outcomes.items()))
     Console().print(
@@ -200,7 +198,7 @@ def soak(
         async with bench_load.served(repo) as served:
             return await bench_load.soak(served, contents, minutes=minutes, seed=seed)
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(measure())
     _print_capacity(result.capacity)
     Console().print(
@@ -237,7 +235,7 @@ def stream(
                 for edge, port in edges
             ]
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         results = asyncio.run(measure())
     table = Table(
         "over",
@@ -274,7 +272,7 @@ def generator(
 
     Exit status 1 when the p99 of the issue delay is 1 ms or more, or a request had no answer.
     """
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = bench_generator.generator(rate_hz=rate, seconds=seconds, seed=seed)
     table = Table("ms", "requests", "p50", "p99", "p99.9", "max")
     for name, times in (("issue delay", result.issue_delay), ("latency", result.latency)):
@@ -302,7 +300,7 @@ def stall(
 
     Exit status 1 unless the open loop's slowest percentiles show the stall in full.
     """
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = bench_generator.stall(rate_hz=rate, seconds=seconds, stall_ms=stall_ms, seed=seed)
     table = Table("loop", "requests", "p50 ms", "p99 ms", "max ms", f"slower than {stall_ms / 2:g} ms")
     for name, loop in (("open", result.open), ("closed", result.closed)):
@@ -328,15 +326,6 @@ def _print_capacity(capacity: bench_load.Capacity) -> None:
 
 def _contents(frames: Path) -> list[bytes]:
     return [frame.content for frame in read_frames(frames, 200)]
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    try:
-        yield
-    except (ServerError, FramesError, ConversationError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(USAGE) from error
 
 
 def _conclude(holds: bool) -> None:

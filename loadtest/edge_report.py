@@ -99,8 +99,8 @@ def capacity_rows(found: Sequence[Capacity]) -> tuple[tuple[str, ...], list[tupl
 def frontier_rows(found: Sequence[Served]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the table's head and rows, for the screen and the page."""
     head = (
-        "asked for", "in time", "p50 ms", "p99 ms", "p99 alone", "effective mAP", "mAP of answers",
-        "mAP published", "/s",
+        "asked for", "in time", "p50 ms", "p99 ms", "p99 alone", "effective mAP", "answers' mAP",
+        "mAP alone",
     )  # fmt: skip
     rows = []
     for one in found:
@@ -116,7 +116,6 @@ def frontier_rows(found: Sequence[Served]) -> tuple[tuple[str, ...], list[tuple[
                 f"{verdict.effective.map:.3f}" if verdict.effective else "–",
                 f"{verdict.accuracy.map:.3f}" if verdict.accuracy else "–",
                 f"{published.map:.3f}" if published and published.map is not None else "–",
-                f"{verdict.offered_hz:.1f}",
             )
         )
     return head, rows
@@ -240,7 +239,7 @@ def frontier_svg(
         if published is not None and published.map is not None:
             marks.append(axes.line([(published.p99_ms, published.map), point], "move"))
         marks.append(axes.dots([point], f"slot{i % SLOTS}"))
-        marks.append(axes.tag(point, one.way.name, "name"))
+        marks.append(axes.tag(point, one.way.name, "name", below=i % 2 == 1))
     drawn = axes.draw("served accuracy against served latency", *marks)
     if not standalone:
         return drawn

@@ -111,7 +111,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margi
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin-top: 10px; } svg rect { shape-rendering: crispEdges; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; white-space: nowrap; padding: 4px 10px; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; padding: 4px 8px; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
 svg { display: block; width: 100%; } figure { margin: 0; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; padding: 10px; }
@@ -140,7 +140,8 @@ path.slot0 { stroke: var(--s0); } path.slot1 { stroke: var(--s1); } path.slot2 {
 path.slot3 { stroke: var(--s3); } path.slot4 { stroke: var(--s4); } path.slot5 { stroke: var(--s5); }
 path.slot6 { stroke: var(--s6); } path.slot7 { stroke: var(--s7); }
 path.offline { fill: none; stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 3; }
-circle.offline { fill: var(--soft); } text.name { fill: var(--ink); } path.move { stroke: var(--line); }
+circle.offline, rect.offline { fill: var(--soft); }
+text.name { fill: var(--ink); } path.move { stroke: var(--line); }
 @media (max-width: 560px) { body { padding: 18px 10px; } h1 { font-size: 20px; } .tile { flex-basis: 42%; }
   .desk { display: none; } .phone { display: block; } figure { padding: 6px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; } th, td { padding: 4px 7px; } }

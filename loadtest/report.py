@@ -132,7 +132,7 @@ def _groups(verdict: Verdict) -> str:
     rows = [
         (
             group.plan,
-            " → ".join(group.stages) or "(not said)",
+            "alone" if group.stages == (group.plan,) else " → ".join(group.stages) or "(not said)",
             str(group.latency.count),
             f"{group.share:.1%}",
             milliseconds(group.latency.p50_ms),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from loadtest.frames import FramesError
@@ -69,6 +70,15 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
             f" {verdict.effective.map:.3f} with late and missing ones empty"
         )
     console.print(f"attainment {verdict.attainment:.2%} within {verdict.conditions.budget_ms:g} ms")
+    if verdict.estimate_ms is not None:
+        asked = verdict.conditions
+        console.print(
+            f"{asked.percentile} of all requests at most {verdict.estimate_ms:.1f} ms,"
+            f" {asked.confidence:.2%} sure"
+        )
+    if verdict.requests < verdict.planned:
+        console.print(f"decided after {verdict.requests} of {verdict.planned} requests")
     console.print("[bold green]VALID[/]" if verdict.valid else "[bold red]INVALID[/]")
-    for reason in verdict.reasons:
-        console.print(f"  {reason}", markup=False)
+    for check in sorted(verdict.checks, key=lambda check: check.passed):
+        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+        console.print(f"  {mark} {escape(check.says)}", soft_wrap=True, highlight=False)

@@ -14,6 +14,9 @@ Point = tuple[float, float]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 42.0
 
+# Labels closer than this run into each other.
+_LABEL_WIDTH = 40.0
+
 
 def ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
     """Return round numbers (1, 2 or 5 times a power of ten apart) inside [low, high], about `count`."""
@@ -67,7 +70,10 @@ class Axes:
             return ticks(low, high)
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         marks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-        return tuple(mark for mark in marks if low <= mark <= high)
+        inside = tuple(mark for mark in marks if low <= mark <= high)
+        if len(inside) * _LABEL_WIDTH <= self.width:
+            return inside
+        return tuple(10.0**decade for decade in decades if low <= 10.0**decade <= high) or inside[:1]
 
     def draw(self, title: str, *marks: str) -> str:
         """Return the SVG element with grid, labels and the marks on top."""
@@ -124,14 +130,13 @@ class Axes:
             f' height="{max(bottom - top, 0.0):.1f}"><title>{escape(label)}</title></rect>'
         )
 
-    def tag(self, point: Point, label: str, css: str) -> str:
-        """Return a word beside a point, on whichever side has room."""
+    def tag(self, point: Point, label: str, css: str, *, below: bool = False) -> str:
+        """Return a word beside a point, on whichever side has room; neighbours keep apart by `below`."""
         x, y = self.x(point[0]), self.y(point[1])
         left = x > self.width * 0.7
         at, anchor = (x - 7, "end") if left else (x + 7, "start")
-        return (
-            f'<text class="{css}" x="{at:.1f}" y="{y - 6:.1f}" text-anchor="{anchor}">{escape(label)}</text>'
-        )
+        place = f'x="{at:.1f}" y="{y + (15 if below else -6):.1f}" text-anchor="{anchor}"'
+        return f'<text class="{css}" {place}>{escape(label)}</text>'
 
     def level(self, y: float, label: str, css: str) -> str:
         """Return a labelled horizontal line, or nothing when it lies outside the range."""

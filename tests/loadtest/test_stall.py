@@ -17,11 +17,13 @@ from loadtest.schedule import constant_ns
 from tests.loadtest.conftest import RunVirtually
 from tests.loadtest.scripted import ANSWER
 
-SERVICE_S, STALL_S, RATE_HZ, COUNT = 0.002, 0.2, 100.0, 1_000
+SERVICE_S, STALL_S, RATE_HZ, COUNT = 0.002, 0.2, 100.0, 200
+# Just before a request is due.
+STALLS_AT_S = 0.999
 
 
 class OneAtATime:
-    """A server of one worker that takes 2 ms for a frame and stops for 200 ms, five seconds in."""
+    """A server of one worker that takes 2 ms for a frame and stops for 200 ms, one second in."""
 
     def __init__(self) -> None:
         self._began_s: float | None = None
@@ -31,7 +33,7 @@ class OneAtATime:
         """Answer when the worker has come to it."""
         now_s = asyncio.get_running_loop().time()
         self._began_s = now_s if self._began_s is None else self._began_s
-        stalls_s = self._began_s + 5.0
+        stalls_s = self._began_s + STALLS_AT_S
         starts_s = max(now_s, self._free_s)
         if stalls_s <= starts_s < stalls_s + STALL_S:
             starts_s = stalls_s + STALL_S
@@ -68,18 +70,18 @@ async def closed_loop() -> list[float]:
 def test_a_stall_shows_in_full_in_the_open_loop_and_is_hidden_by_a_closed_one(
     run_virtually: RunVirtually[Any],
 ) -> None:
-    """20 of 1,000 requests were due in it: the open loop's p99 is half the stall, the closed loop's 2 ms."""
+    """20 of 200 requests were due in it: the open loop's p99 is nearly all of it, the closed loop's 2 ms."""
     samples = run_virtually(open_loop())
     opened = Latencies.of(sample.latency_ms for sample in samples)
     closed = Latencies.of(run_virtually(closed_loop()))
     assert opened is not None
     assert closed is not None
     assert sum(sample.latency_ms > 10.0 for sample in samples) >= 20
-    assert opened.max_ms == pytest.approx(202.0, abs=1.0)
-    assert opened.p999_ms >= 195.0
-    assert opened.p99_ms >= 100.0
+    assert opened.max_ms == pytest.approx(201.0, abs=0.5)
+    assert opened.p99_ms >= 180.0
+    assert opened.p90_ms >= 10.0
     assert closed.p50_ms == pytest.approx(opened.p50_ms, abs=0.1)
-    assert closed.max_ms == pytest.approx(202.0, abs=10.0)
+    assert closed.max_ms == pytest.approx(201.0, abs=10.0)
     assert closed.p99_ms == pytest.approx(2.0, abs=0.1)
 
 
