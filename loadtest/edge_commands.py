@@ -240,7 +240,7 @@ async def _capacities(
             return await bench.load(way, poisson, rate_hz, seconds, seed + number, early_stop=True)
 
         def on_probe(probe: Probe, way: Way = way) -> None:
-            told.print(f"{way.name}: {_in_words(probe)}", markup=False, highlight=False)
+            told.print(f"{way.name}: {_in_words(probe)}", markup=False, highlight=False, soft_wrap=True)
 
         edges.append(await find_edge(load_at, search, on_probe))
     rates = _common_rates([edge.held_hz for edge in edges if edge.held_hz], curve)

@@ -77,7 +77,7 @@ class Served:
 def capacity_rows(found: Sequence[Capacity]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the table's head and rows, for the screen and the page."""
     head = ("asked for", "holds /s", "misses /s", "p50 ms", "p99 ms", "effective mAP", "ended by")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in found:
         probe = one.edge.at_edge
         verdict = None if probe is None else probe.verdict
@@ -102,7 +102,7 @@ def frontier_rows(found: Sequence[Served]) -> tuple[tuple[str, ...], list[tuple[
         "asked for", "in time", "p50 ms", "p99 ms", "p99 alone", "effective mAP", "answers' mAP",
         "mAP alone",
     )  # fmt: skip
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in found:
         verdict, published = one.verdict, one.way.published
         latency = verdict.latency
@@ -210,9 +210,9 @@ def frontier_svg(
 ) -> str:
     """Return the picture; standalone: with its own style, as a file by itself."""
     offline = sorted(
-        (point.p99_ms, point.map)
+        (published.p99_ms, published.map)
         for one in found
-        if (point := one.way.published) is not None and point.map is not None
+        if (published := one.way.published) is not None and published.map is not None
     )
     served: list[tuple[int, Served, Point]] = [
         (i, one, (one.verdict.latency.p99_ms, one.verdict.effective.map))
@@ -235,9 +235,9 @@ def frontier_svg(
         axes.dots(offline, "offline"),
     ]
     for i, one, point in served:
-        published = one.way.published
-        if published is not None and published.map is not None:
-            marks.append(axes.line([(published.p99_ms, published.map), point], "move"))
+        alone = one.way.published
+        if alone is not None and alone.map is not None:
+            marks.append(axes.line([(alone.p99_ms, alone.map), point], "move"))
         marks.append(axes.dots([point], f"slot{i % SLOTS}"))
         marks.append(axes.tag(point, one.way.name, "name", below=i % 2 == 1))
     drawn = axes.draw("served accuracy against served latency", *marks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 from loadtest.cameras import CamerasTarget
 from loadtest.inference import OipTarget, TritonTarget
@@ -73,6 +74,8 @@ def connect(
     it; nothing is sent yet. Raises ValueError where an address or the repository is missing or is none,
     OSError when the ca cannot be read, TargetError when the repository cannot be.
     """
+    if protocol != "triton" and urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"expected an address such as http://127.0.0.1:8080, got {url!r}")
     tls = ClientTls(ca) if ca is not None or url.startswith("https:") else None
     if protocol == "http":
         return RawTarget.at(url, api_key=api_key, tls=tls)

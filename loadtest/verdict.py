@@ -215,7 +215,8 @@ def _generator(unsent: int, requests: int, issue_delay: Latencies | None, condit
     if p99_ms > conditions.issue_delay_ms:
         said.append(
             f"the generator fell behind: p99 issue delay {p99_ms:.1f} ms, bound"
-            f" {conditions.issue_delay_ms:g} ms; the run says nothing about the gateway"
+            f" {conditions.issue_delay_ms:g} ms: a core of its own or more senders may help;"
+            " the run says nothing about the gateway"
         )
     kept = f"the generator kept the schedule, p99 issue delay {p99_ms:.2f} ms"
     return Check("generator", not said, "; ".join(said) or kept)

@@ -32,8 +32,8 @@ SETTING = Setting(
 )
 
 
-def run(seed: int, *, factor: float = 1.0, lost: float = 0.0, count: int = 3_000) -> list[Sample]:
-    """Return a run of 30 s: latencies around 20 ms that swing slowly, as queues do."""
+def run(seed: int, *, factor: float = 1.0, lost: float = 0.0, count: int = 1_500) -> list[Sample]:
+    """Return a run of 15 s: latencies around 20 ms that swing slowly, as queues do."""
     rng = np.random.default_rng(seed)
     noise = np.convolve(rng.normal(size=count + 50), np.ones(50) / 50**0.5, "valid")[:count]
     times = 20.0 * np.exp(0.15 * noise + 0.1 * rng.normal(size=count)) * factor
