@@ -68,7 +68,9 @@ PointsOption = Annotated[
 ]
 # Between two loads, so that one's queue is not the other's.
 _REST_S = 1.0
-_LONGEST_S = 120.0
+_LONGEST_S, _LEAST_HZ = 120.0, 2.0
+# A Poisson schedule may have somewhat fewer requests than expected.
+_SPARE = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def capacity(
         asked = Conditions(budget_ms, quantile, confidence, issue_delay_ms=issue_delay_ms)
         if requests < asked.minimum_samples:
             raise ValueError(f"--requests: it takes {asked.minimum_samples} to show the quantile, and more")
-        search = Search(start, min(start, 0.5), most, precision)
+        search = Search(start, min(start, _LEAST_HZ), most, precision)
         images = read_frames(frames, limit)
         budget = sent_budget_ms(request_budget_ms, budget_ms)
         with gateway_at(url, repo, pinned=pinned) as place:
@@ -236,7 +238,9 @@ async def _capacities(
     for way in asking:
 
         async def load_at(rate_hz: float, number: int, way: Way = way) -> Verdict:
-            seconds = min(requests / rate_hz, _LONGEST_S)
+            # Long enough to show the quantile, however low the rate.
+            least = _SPARE * bench.conditions.minimum_samples
+            seconds = max(min(requests / rate_hz, _LONGEST_S), least / rate_hz)
             return await bench.load(way, poisson, rate_hz, seconds, seed + number, early_stop=True)
 
         def on_probe(probe: Probe, way: Way = way) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 
@@ -14,6 +14,14 @@ from loadtest.points import Way
 from loadtest.verdict import Conditions, Verdict
 from model_repo.svg import Axes, Point
 
+# On a phone's plot names would lie on one another; its legend has them.
+_ROOM_FOR_NAMES = 500.0
+_ENDED: Mapping[str, str] = {
+    "precision": "found",
+    "most": "highest rate tried",
+    "least": "lowest rate tried",
+    "generator": "the generator fell behind",
+}
 _STANDALONE = """<style>
 svg { background: #fff; font: 12px system-ui, sans-serif; } text { fill: #5b6675; }
 text.axis, text.name { fill: #1c2430; } .grid { stroke: #dfe4ea; } circle.offline { fill: #8a94a3; }
@@ -76,7 +84,7 @@ class Served:
 
 def capacity_rows(found: Sequence[Capacity]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the table's head and rows, for the screen and the page."""
-    head = ("asked for", "holds /s", "misses /s", "p50 ms", "p99 ms", "effective mAP", "ended by")
+    head = ("asked for", "holds /s", "misses /s", "p50 ms", "p99 ms", "effective mAP", "the edge")
     rows: list[tuple[str, ...]] = []
     for one in found:
         probe = one.edge.at_edge
@@ -90,7 +98,7 @@ def capacity_rows(found: Sequence[Capacity]) -> tuple[tuple[str, ...], list[tupl
                 milliseconds(latency.p50_ms) if latency else "–",
                 milliseconds(latency.p99_ms) if latency else "–",
                 f"{verdict.effective.map:.3f}" if verdict is not None and verdict.effective else "–",
-                one.edge.ended_by,
+                _ENDED[one.edge.ended_by],
             )
         )
     return head, rows
@@ -239,7 +247,8 @@ def frontier_svg(
         if alone is not None and alone.map is not None:
             marks.append(axes.line([(alone.p99_ms, alone.map), point], "move"))
         marks.append(axes.dots([point], f"slot{i % SLOTS}"))
-        marks.append(axes.tag(point, one.way.name, "name", below=i % 2 == 1))
+        if width > _ROOM_FOR_NAMES:
+            marks.append(axes.tag(point, one.way.name, "name", below=i % 2 == 1))
     drawn = axes.draw("served accuracy against served latency", *marks)
     if not standalone:
         return drawn
@@ -265,7 +274,11 @@ def _against_rate(found: Sequence[Capacity], keys: str, *, accuracy: bool) -> st
         ]
         return axes.draw("by offered load", *marks)
 
-    return figure(draw, "Late, refused and missing answers count as empty." if accuracy else "", keys)
+    return figure(
+        draw,
+        "Late, refused and missing answers count as empty." if accuracy else "Of all requests that were due.",
+        keys,
+    )
 
 
 def _curve(one: Capacity, accuracy: bool) -> list[Point]:
