@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,7 @@ from loadtest.bench_commands import bench
 from loadtest.demo import DemoError, DemoSettings, show
 from loadtest.edge_commands import capacity, frontier
 from loadtest.run_command import run
-from loadtest.screen import console, errors_in_words
+from loadtest.screen import USAGE, console, errors_in_words
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(bench, name="bench")
@@ -41,8 +43,12 @@ def demo(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a fault of the load test itself ends with 2, for 1 is a verdict."""
+    try:
+        app()
+    except Exception:  # noqa: BLE001 - the process's edge: Python's own status would read as INVALID
+        traceback.print_exc()
+        sys.exit(USAGE)
 
 
 if __name__ == "__main__":

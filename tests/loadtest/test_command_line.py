@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+import loadtest.__main__
 from loadtest.frames import ANNOTATIONS
 from loadtest.process import free_port
 from tests.fakes import CLASSES, GRID, Square, encode_image, squares_frame, tiny_repository
@@ -156,6 +157,21 @@ def test_a_run_that_cannot_be_made_ends_with_status_2(
     done = run("run", "--frames", str(frames), "--url", served.url, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
+
+
+def test_a_fault_of_the_load_test_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error that nobody expected is shown whole and ends with 2: 1 would read as INVALID."""
+
+    def broken() -> None:
+        raise ExceptionGroup("a bug", [KeyError("somewhere")])
+
+    monkeypatch.setattr(loadtest.__main__, "app", broken)
+    with pytest.raises(SystemExit) as ended:
+        loadtest.__main__.main()
+    assert ended.value.code == 2
+    assert "somewhere" in capsys.readouterr().err
 
 
 def test_frames_with_unknown_classes_end_with_status_2(served: Served, tmp_path: Path) -> None:
