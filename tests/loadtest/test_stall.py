@@ -86,8 +86,8 @@ def test_a_stall_shows_in_full_in_the_open_loop_and_is_hidden_by_a_closed_one(
 
 
 def test_a_real_server_that_stalls_keeps_every_request_waiting_that_was_due(tmp_path: Path) -> None:
-    """Through real sockets: 19 of the requests due until 100 ms before the stall's end are answered before it,
-    and all others wait that long."""
+    """Through real sockets: of the requests due until 100 ms before the stall's end, 19 are answered before
+    it and all others wait that long."""
     log = tmp_path / "trivial.log"
     with running(["loadtest.trivial", "--stall-at", "20", "--stall-ms", "200"], log) as process:
         port = printed_port(process, log)
@@ -103,7 +103,7 @@ def test_a_real_server_that_stalls_keeps_every_request_waiting_that_was_due(tmp_
 
         samples = asyncio.run(load())
     assert {sample.reply.outcome for sample in samples} == {"answered"}
-    # The 20th frame is sent at 38 ms at the earliest, so the stall ends at 238 ms or later. 69 requests are due
-    # until 100 ms before that, of which 19 can have been answered before it began.
+    # The 20th frame is sent at 38 ms at the earliest, so the stall ends at 238 ms or later. 69 requests are
+    # due until 100 ms before that, of which 19 can have been answered before it began.
     assert sum(sample.latency_ms >= 100.0 for sample in samples[:69]) >= 50
     assert max(sample.latency_ms for sample in samples) >= 199.0
