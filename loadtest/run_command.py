@@ -68,9 +68,8 @@ def run(
     schedule: Annotated[
         str,
         typer.Option(
-            help="poisson, constant, ramp:from=0.2x,to=2x, step:1x/4x/1x,"
-            " burst:high=5x,low=1x,high_s=2,low_s=8, diurnal:low=0.2x,high=1.8x,days=1 or"
-            " replay:trace.jsonl,speed=1; 2x is twice --rate."
+            help="poisson, constant, ramp, step, burst, diurnal or replay:FILE. Parameters follow a colon, as in"
+            " step:1x/4x/1x or burst:high=5x,high_s=2 (2x is twice --rate); the README has them all.",
         ),
     ] = "poisson",
     seed: SeedOption = 1,
