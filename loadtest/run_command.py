@@ -68,8 +68,8 @@ def run(
     schedule: Annotated[
         str,
         typer.Option(
-            help="poisson, constant, ramp, step, burst, diurnal or replay:FILE. Parameters follow a colon, as in"
-            " step:1x/4x/1x or burst:high=5x,high_s=2 (2x is twice --rate); the README has them all.",
+            help="poisson, constant, ramp, step, burst, diurnal or replay:FILE. Parameters follow a colon, as"
+            " in step:1x/4x/1x or burst:high=5x,high_s=2 (2x is twice --rate); the README has them all.",
         ),
     ] = "poisson",
     seed: SeedOption = 1,
