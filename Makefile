@@ -79,6 +79,8 @@ bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and r
 	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
 
 bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores (40 minutes)
+	$(BIN)/python -m loadtest bench generator
+	$(BIN)/python -m loadtest bench stall
 	$(BIN)/python -m loadtest bench overhead --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench budgets --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench stream --repo model_repo --frames build/conveyor/test

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from loadtest.gateway import connect
 from loadtest.process import HOST, free_port, gateway, tail
 from loadtest.runner import Limits, Request
 from loadtest.schedule import poisson_ns
-from loadtest.session import Run, run_and_judge
+from loadtest.session import Job, Run, carry_out
+from loadtest.timetable import Timetable
 from loadtest.verdict import Conditions
 
 _RENDER_S = 120.0
@@ -93,19 +95,19 @@ def _render(settings: DemoSettings, folder: Path, console: Console) -> Path:
 async def _load_every_point(
     url: str, frames: Sequence[Frame], settings: DemoSettings
 ) -> tuple[tuple[str, Run], ...]:
-    target = connect(url, "http", timeout_s=Limits().timeout_s)
-    try:
-        runs = []
-        for point in (await target.describe()).operating_points:
-            # Each point meets the same frames at the same moments.
-            arrivals = poisson_ns(settings.rate_hz, len(frames), np.random.default_rng(settings.seed))
-            request = Request(operating_point=point)
-            runs.append(
-                (point, await run_and_judge(target, frames, arrivals, request, Limits(), _SHOWN, point))
-            )
-        return tuple(runs)
-    finally:
-        await target.close()
+    to_gateway = partial(connect, url, "http", timeout_s=Limits().timeout_s)
+    target = to_gateway()
+    points = (await target.describe()).operating_points
+    await target.close()
+    runs = []
+    for point in points:
+        # Each point meets the same frames at the same moments.
+        arrivals = poisson_ns(settings.rate_hz, len(frames), np.random.default_rng(settings.seed))
+        timetable = Timetable.of(arrivals, len(frames))
+        request = Request(operating_point=point)
+        job = Job(to_gateway, tuple(frames), timetable, request, Limits(), _SHOWN)
+        runs.append((point, await carry_out(job, point)))
+    return tuple(runs)
 
 
 def _table(runs: Sequence[tuple[str, Run]]) -> Table:
