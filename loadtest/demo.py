@@ -63,7 +63,7 @@ def show(settings: DemoSettings, console: Console) -> None:
         folder = settings.frames or _render(settings, Path(scratch) / "frames", console)
         frames = read_frames(folder, settings.count)
         port, admin_port = settings.port or free_port(), free_port()
-        options = ("--admin-port", str(admin_port))
+        options = ("--admin-port", str(admin_port), "--console-frames", "12")
         with gateway(settings.repo, port, Path(scratch) / "gateway.log", *options) as process:
             url = f"http://{HOST}:{port}"
             console.print(f"gateway on {url}, pid {process.pid}, repository {settings.repo}")
@@ -134,7 +134,8 @@ def _table(runs: Sequence[tuple[str, Run]]) -> Table:
 
 def _print_address(console: Console, url: str, metrics: str, frame: Path, point: str) -> None:
     console.print(
-        f"the gateway listens on {url} (API: {url}/openapi.json, metrics: {metrics}); for instance:"
+        f"the gateway listens on {url} (console: {url}/, API: {url}/openapi.json, metrics: {metrics});"
+        " for instance:"
     )
     console.print(
         f"  curl -s --data-binary @{frame} -H 'Content-Type: image/{_subtype(frame)}'"
