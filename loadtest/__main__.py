@@ -19,6 +19,7 @@ from loadtest.demo import DemoError, DemoSettings, show
 from loadtest.frames import Frame, FramesError, read_frames
 from loadtest.gateway import connect
 from loadtest.latencies import Latencies
+from loadtest.peers.command import peers
 from loadtest.process import ServerError
 from loadtest.report import Load, to_html, to_json
 from loadtest.runner import Limits, Request
@@ -31,6 +32,7 @@ INVALID, USAGE = 1, 2
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(bench, name="bench")
+app.command("peers")(peers)
 
 
 class ProtocolName(StrEnum):
