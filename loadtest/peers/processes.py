@@ -16,7 +16,6 @@ from model_repo.value import Value
 
 _BYTES_PER_MB = 1e6
 _KB = 1024
-_GRACE_S = 15.0
 _POLL_S = 0.1
 
 
@@ -67,16 +66,16 @@ def memory_of(pids: frozenset[int]) -> Memory:
     return Memory(processes=alive, rss_mb=rss / _BYTES_PER_MB, pss_mb=pss / _BYTES_PER_MB)
 
 
-def end(root: int, is_over: bool) -> None:
+def end(root: int, is_over: bool, *, grace_s: float = 15.0) -> None:
     """End a server: its first process is asked, and what is left of all after a while is killed, by its id.
 
-    is_over: the first process has ended already.
+    is_over: the first process has ended already. grace_s: how long the others may take.
     """
     members = set(tree(root))
     if not is_over:
         with suppress(ProcessLookupError):
             os.kill(root, signal.SIGTERM)
-    give_up_s = time.monotonic() + _GRACE_S
+    give_up_s = time.monotonic() + grace_s
     while _alive(members) and time.monotonic() < give_up_s:
         members |= tree(root)
         time.sleep(_POLL_S)

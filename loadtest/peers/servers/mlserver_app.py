@@ -1,7 +1,7 @@
 """MLServer: a custom runtime, asked over gRPC. `mlserver start FOLDER` with settings of one process.
 
-Sources: docs.seldon.ai/mlserver, "Custom Inference Runtimes", "Parallel Inference" (`parallel_workers: 0` runs
-the model in the server's process, which on one core saves a copy between two), "MLServer Settings".
+Sources: docs.seldon.ai/mlserver, "Custom Inference Runtimes", "MLServer Settings", "Parallel Inference"
+(`parallel_workers: 0` runs the model in the server's process, which saves a copy between two).
 """
 
 from __future__ import annotations
