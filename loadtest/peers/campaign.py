@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from loadtest.bench_overhead import bare_server
+from loadtest.bench_overhead import SERVER_CORE, bare_server
 from loadtest.closed import BareConversation, ConversationError, latencies_ms, saturated_per_s
 from loadtest.frames import Frame
 from loadtest.peers.catalogue import PEERS, Peer
 from loadtest.peers.environments import PeerUnavailable, environment_of
 from loadtest.peers.goodput import best_model, candidates
-from loadtest.peers.launch import SERVER_CORE, Running, pinned_load, running_gateway, running_peer
+from loadtest.peers.launch import Running, pinned_load, running_gateway, running_peer
 from loadtest.peers.measure import CLIENTS, Load, goodput, overhead, saturated_hz, warm
 from loadtest.peers.records import Conditions, Journal, Skipped, Trial, Unit
 from loadtest.peers.servers.serving import Serving
@@ -158,11 +159,11 @@ class Campaign:
         """Measure what is missing; raises ServerError where the gateway or the two cores are missing."""
         peers = [peer for peer in PEERS if peer.name in self._settings.only]
         for peer in peers:
-            self._guard(peer, lambda peer=peer: self._prepare(peer))
+            self._guard(peer, partial(self._prepare, peer))
         with pinned_load():
             unit = self._unit()
             for peer in peers:
-                self._guard(peer, lambda peer=peer: self._try_models(peer))
+                self._guard(peer, partial(self._try_models, peer))
             turns = [name for name in NAMES if name in self._settings.only]
             for number in range(self._settings.rounds):
                 order = (turns[number % len(turns) :] + turns[: number % len(turns)])[
@@ -239,7 +240,7 @@ class Campaign:
                 self._visit_gateway(number, unit)
             return
         peer = next(peer for peer in PEERS if peer.name == name)
-        self._guard(peer, lambda: self._visit_peer(peer, number, unit))
+        self._guard(peer, partial(self._visit_peer, peer, number, unit))
 
     def _visit_peer(self, peer: Peer, number: int, unit: Unit) -> None:
         trials = {trial.model: trial.saturated_hz for trial in self._journal.trials(peer.name)}

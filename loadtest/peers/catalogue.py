@@ -133,10 +133,12 @@ def _triton(place: Place) -> tuple[str, ...]:
 
 def _triton_variables(place: Place) -> Mapping[str, str]:
     library = (place.environment / "libpython").read_text().strip()
-    return {"PYTHONPATH": str(_site(place.environment)), "LD_LIBRARY_PATH": library}
+    # Its interpreter is embedded: it knows nothing of the environment, nor of the paths that this one adds.
+    return {"PYTHONPATH": f"{_site(place.environment)}:{place.root}", "LD_LIBRARY_PATH": library}
 
 
 def _site(environment: Path) -> Path:
+    # The wheel brings Triton's Python backend for this version alone.
     return environment / "lib" / "python3.11" / "site-packages"
 
 

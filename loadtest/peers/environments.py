@@ -30,15 +30,20 @@ def packages_root() -> Path:
     return Path(loadtest.__file__).resolve().parents[1]
 
 
+def wanted(peer: Peer) -> str:
+    """Return what the stamp of a peer's complete environment says."""
+    return "\n".join((*peer.requirements(), *peer.alone, str(packages_root()), sys.version))
+
+
 def environment_of(peer: Peer, cache: Path, say: Callable[[str], None]) -> Path:
     """Return the folder of a peer's environment, made first where it is missing; `say` is told of progress.
 
     Raises PeerUnavailable when it cannot be made.
     """
     folder = (cache / peer.environment).resolve()
-    wanted = "\n".join((*peer.requirements(), *peer.alone, str(packages_root()), sys.version))
+    content = wanted(peer)
     stamp = folder / STAMP
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == content:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def environment_of(peer: Peer, cache: Path, say: Callable[[str], None]) -> Path:
     # The same sources as here, and after the environment's own packages.
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     (site / "paretogate.pth").write_text(f"{packages_root()}\n")
-    stamp.write_text(wanted)
+    stamp.write_text(content)
     return folder
 
 

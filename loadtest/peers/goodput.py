@@ -130,8 +130,8 @@ def candidates(cost_ms: Mapping[str, float], published_map: Mapping[str, float])
     """Return the models that are the best to hold for some server, cheapest first.
 
     A server that adds o milliseconds to each request answers 1 / (cost + o) of them per millisecond; for
-    o from 0.5 to 32 the model of highest mAP / (cost + o) is kept.
+    o from 1 to 16 the model of highest mAP / (cost + o) is kept.
     """
-    added_ms = 0.5 * 2.0 ** np.arange(0, 6.5, 0.5)
+    added_ms = 2.0 ** np.arange(0, 4.5, 0.5)
     best = {max(cost_ms, key=lambda name: published_map[name] / (cost_ms[name] + o)) for o in added_ms}
     return tuple(sorted(best, key=lambda name: cost_ms[name]))

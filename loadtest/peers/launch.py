@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from loadtest.bench_overhead import LOAD_CORE, SERVER_CORE, bare_server
-from loadtest.closed import BareConversation, Conversation, ConversationError
+from loadtest.bench_overhead import LOAD_CORE, SERVER_CORE
+from loadtest.closed import Conversation, ConversationError
 from loadtest.peers.catalogue import Peer, Place
 from loadtest.peers.environments import PeerUnavailable, packages_root
 from loadtest.peers.processes import end, tree
@@ -41,11 +41,11 @@ class Running:
 
     connect: Connect
     target: Callable[[], Target]
-    root: int | None
+    root: int
 
     def processes(self) -> frozenset[int]:
         """Return the ids of all its processes."""
-        return frozenset() if self.root is None else tree(self.root)
+        return tree(self.root)
 
 
 @contextmanager
@@ -59,13 +59,6 @@ def pinned_load() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-@contextmanager
-def running_bare(repo: Path, point: str) -> Iterator[Running]:
-    """Run the socket server without HTTP that the trace's rates are measured on; raises ServerError."""
-    with bare_server(repo, point, core=SERVER_CORE) as port:
-        yield Running(lambda point=None: BareConversation(port), _no_target, None)
 
 
 @contextmanager
@@ -170,7 +163,3 @@ def _wait(server: Running, process: subprocess.Popen[bytes], frame: bytes, log: 
         time.sleep(_POLL_S)
     ended = f"it ended with status {process.returncode}" if process.poll() is not None else str(problem)
     raise PeerUnavailable(f"does not answer: {ended}; {' / '.join(last_words(log).splitlines()[-3:])}")
-
-
-def _no_target() -> Target:
-    raise ServerError("the server without HTTP is asked in a closed loop alone")

@@ -29,7 +29,7 @@ class DetectionService:
     def __init__(self) -> None:
         self._detector = make_detector()
 
-    @bentoml.api(route="/detect")
+    @bentoml.api(route="/detect")  # type: ignore[untyped-decorator]  # the package is not here
     def detect(
         self, frame: Annotated[Path, ContentType("image/jpeg")], /
     ) -> Annotated[bytes, ContentType("application/octet-stream")]:

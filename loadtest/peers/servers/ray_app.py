@@ -7,6 +7,7 @@ test sets), "Configure Ray Serve deployments" (`max_ongoing_requests`), "Monitor
 from __future__ import annotations
 
 import signal
+from typing import Any  # Ray is not here, so nothing is known of its types.
 
 import ray
 from ray import serve
@@ -52,7 +53,8 @@ def main() -> None:
         http_options=HTTPOptions(host="127.0.0.1", port=http_port()),
         logging_config=_QUIET,
     )
-    serve.run(Detection.bind(), route_prefix="/detect")
+    deployment: Any = Detection  # what the decorator makes of the class
+    serve.run(deployment.bind(), route_prefix="/detect")
     print("ready", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()

@@ -85,7 +85,7 @@ def test_only_rates_that_keep_the_budget_are_held() -> None:
 
 
 def test_the_trace_climbs_and_falls() -> None:
-    """Every step of the trace has its share of the unit as its rate, and the same seed gives the same trace."""
+    """Every step of the trace has its share of the unit as its rate; one seed gives one trace."""
     times = rush_ns(1_000, 2.0, np.random.default_rng(3))
     assert (np.diff(times) >= 0).all()
     assert times[0] >= 0
@@ -101,7 +101,7 @@ _COSTS = st.dictionaries(
 )
 
 
-@given(_COSTS, st.sampled_from([0.5, 1.0, 4.0, 16.0, 32.0]))
+@given(_COSTS, st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0]))
 def test_the_best_model_for_any_overhead_is_tried(
     models: dict[str, tuple[float, float]], added_ms: float
 ) -> None:

@@ -8,7 +8,10 @@ import sys
 from loadtest.peers.processes import end, memory_of, tree
 
 # A child in a session of its own, as daemons are, that ignores being asked to end.
-CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+CHILD = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    " print(1, flush=True); time.sleep(600)"
+)
 PARENT = (
     "import subprocess, sys, time;"
     f"child = subprocess.Popen([sys.executable, '-c', {CHILD!r}], stdout=subprocess.PIPE,"
