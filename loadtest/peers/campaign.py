@@ -57,7 +57,7 @@ class Settings:
     frames: Path
     only: tuple[str, ...] = NAMES
     rounds: int = 3
-    seconds: float = 3.0
+    seconds: float = 2.5
     budget_ms: float = 50.0
     seed: int = 5
     minutes: float | None = None

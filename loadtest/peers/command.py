@@ -13,6 +13,7 @@ from rich.console import Console
 from loadtest.frames import read_frames
 from loadtest.peers.campaign import NAMES, Campaign, Settings
 from loadtest.peers.page import to_html
+from loadtest.peers.processes import termination_interrupts
 from loadtest.peers.summary import summarise
 from loadtest.peers.tables import notes_of, state, to_markdown, to_terminal
 from loadtest.process import ServerError
@@ -28,7 +29,7 @@ def peers(
     rounds: Annotated[int, typer.Option(min=1, help="How often everybody is measured.")] = 3,
     seconds: Annotated[
         float, typer.Option(help="Of each rate that is tried; the trace lasts 4.5 times as long.")
-    ] = 3.0,
+    ] = 2.5,
     budget_ms: Annotated[float, typer.Option(help="99 % must be answered in this time.")] = 50.0,
     threshold: Annotated[
         float, typer.Option(help="The usual cascade asks the larger model when no raw score reaches it.")
@@ -70,7 +71,8 @@ def peers(
             cache=cache,
             threshold=threshold,
         )
-        summary = summarise(Campaign(settings, read_frames(frames, limit), say).run())
+        with termination_interrupts():
+            summary = summarise(Campaign(settings, read_frames(frames, limit), say).run())
     except (ServerError, ValueError, OSError) as error:
         progress.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(USAGE) from error

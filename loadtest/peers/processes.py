@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model_repo.value import Value
@@ -82,6 +83,16 @@ def end(root: int, is_over: bool, *, grace_s: float = 15.0) -> None:
     for pid in _alive(members | tree(root)):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Make SIGTERM do what Ctrl-C does, so that the servers that run are ended on the way out."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _alive(pids: set[int] | frozenset[int]) -> set[int]:

@@ -28,6 +28,7 @@ def settings(tiny: Repository, tmp_path: Path, only: tuple[str, ...]) -> Setting
     )
 
 
+@pytest.mark.timeout(900)  # six servers start, one after the other on one core
 def test_a_comparison_is_measured_once_and_gone_on_with(tiny: Repository, tmp_path: Path) -> None:
     """Every contender gets its figures, who cannot be installed is left out, and a second run asks nobody."""
     said: list[str] = []

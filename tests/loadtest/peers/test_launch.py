@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from loadtest.peers.catalogue import PEERS
-from loadtest.peers.environments import PeerUnavailable, environment_of
+from loadtest.peers.environments import STAMP, PeerUnavailable, environment_of
 from loadtest.peers.launch import Running, running_peer
 from loadtest.peers.processes import memory_of
 from loadtest.peers.servers.detector import Detector
@@ -79,8 +79,9 @@ def test_a_complete_environment_is_left_alone(tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.timeout(900)  # venv and pip take their time on a busy machine
 def test_what_cannot_be_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that no index has leaves the peer out with pip's own error, every time."""
+    """A package that no index has leaves the peer out with pip's own error, and no whole environment."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     said: list[str] = []
@@ -89,9 +90,7 @@ def test_what_cannot_be_installed_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         environment_of(peer, tmp_path, said.append)
     assert len(said) == 1
     assert "no-such-package==1" in said[0]
-    with pytest.raises(PeerUnavailable):
-        environment_of(peer, tmp_path, said.append)
-    assert len(said) == 2
+    assert not (tmp_path / "missing" / STAMP).exists()
 
 
 def test_every_peer_pins_what_it_installs() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
-from loadtest.peers.processes import end, memory_of, tree
+import pytest
+
+from loadtest.peers.processes import end, memory_of, termination_interrupts, tree
 
 # A child in a session of its own, as daemons are, that ignores being asked to end.
 CHILD = (
@@ -36,3 +39,11 @@ def test_a_tree_is_ended_as_a_whole() -> None:
     process.stdout.close()
     assert memory_of(members).processes == 0
     assert tree(process.pid) == frozenset()
+
+
+def test_being_terminated_is_being_interrupted() -> None:
+    """SIGTERM unwinds the stack as Ctrl-C does, and does what it did before once the servers are ended."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), termination_interrupts():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
