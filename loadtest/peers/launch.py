@@ -85,7 +85,8 @@ def running_peer(
 
     Raises PeerUnavailable with its last words when it is not in time.
     """
-    with TemporaryDirectory(prefix="paretogate-peers-") as scratch:
+    # A process that is being killed may still write there.
+    with TemporaryDirectory(prefix="paretogate-peers-", ignore_cleanup_errors=True) as scratch:
         place = Place(environment, free_port(), free_port(), Path(scratch), packages_root())
         log = Path(scratch) / "server.log"
         with log.open("wb") as stream:

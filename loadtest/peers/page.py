@@ -115,7 +115,7 @@ _PAGE = Template("""<!doctype html>
 * { box-sizing: border-box; }
 body { margin: 0; padding: 28px 16px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 860px; margin: 0 auto; }
+main { max-width: 1060px; margin: 0 auto; }
 h1 { font-size: 24px; margin: 0 0 6px; } h2 { font-size: 16px; margin: 30px 0 8px; }
 p, .bars, .notes { margin: 6px 0; } .soft { color: var(--soft); overflow-wrap: anywhere; }
 .bars { list-style: none; padding: 0; } .bars li { margin: 8px 0; }
@@ -127,13 +127,14 @@ svg text { font-size: 12px; fill: var(--soft); } svg text.name, svg text.value {
 .grid { stroke: var(--line); } .ours { fill: var(--ours); } .peer { fill: var(--peer); }
 .second { stroke: var(--ink); stroke-width: 1.5; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 4px 9px; border-bottom: 1px solid var(--line); font-size: 13px; }
+th, td { text-align: right; padding: 4px 8px; border-bottom: 1px solid var(--line); font-size: 13px; }
 th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
-th:first-child, td:first-child, td:nth-child(2), td.out { text-align: left; }
-td:first-child { white-space: nowrap; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+td:first-child, td:nth-child(2) { white-space: nowrap; } td.out { white-space: normal; }
 dl { display: grid; grid-template-columns: minmax(120px, max-content) 1fr; gap: 4px 18px; margin: 0;
   font-size: 13px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 600px) { dl { display: block; } dt { margin-top: 8px; } }
 </style>
 </head>
 <body>

@@ -11,7 +11,7 @@ from loadtest.peers.summary import Row, Summary
 Cells = tuple[str, ...]
 HEAD: Cells = (
     "server",
-    "holds",
+    "model",
     "p50 ms",
     "p99 ms",
     "saturated /s",
@@ -78,7 +78,7 @@ def notes_of(summary: Summary) -> Sequence[str]:
     found = summary.conditions
     rounds = sorted({row.rounds for row in summary.rows if row.skipped is None})
     notes = [
-        f"Medians of {' or '.join(map(str, rounds))} rounds; p99 budget {found.budget_ms:g} ms;"
+        f"Medians over {' or '.join(map(str, rounds))} rounds; p99 budget {found.budget_ms:g} ms;"
         " servers on core 0, load on core 1.",
         "p50, p99 and saturated: the same single model behind everybody. Goodput: requests per second times"
         " effective mAP, where late and missing answers are empty.",

@@ -6,6 +6,7 @@ test sets), "Configure Ray Serve deployments" (`max_ongoing_requests`), "Monitor
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any  # Ray is not here, so nothing is known of its types.
 
@@ -47,6 +48,8 @@ def main() -> None:
         log_to_driver=False,
         configure_logging=False,
         _node_ip_address="127.0.0.1",
+        # The load test's scratch folder, which goes with the run; sockets' paths must stay short.
+        _temp_dir=os.getcwd(),
     )
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
