@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ def peers(
     except (ServerError, ValueError, OSError) as error:
         progress.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(USAGE) from error
-    command = f"python -m loadtest peers --repo {repo} --frames {frames}"
+    command = command_of(settings)
     if json is not None:
         json.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if markdown is not None:
@@ -91,3 +92,16 @@ def peers(
         colour = {True: "green", False: "red", None: "yellow"}[bar.holds]
         console.print(f"[bold {colour}]{state(bar.holds)}[/] {bar.claim}: {bar.found}", highlight=False)
     raise typer.Exit(0 if summary.holds else MISSES)
+
+
+def command_of(settings: Settings) -> str:
+    """Return the command that gives these figures: what differs from the defaults, not where it is kept."""
+    words = ["python", "-m", "loadtest", "peers"]
+    words += ["--repo", str(settings.repo), "--frames", str(settings.frames)]
+    plain = Settings(settings.repo, settings.frames)
+    if settings.only != plain.only:
+        words += ["--only", ",".join(settings.only)]
+    for name in ("rounds", "seconds", "budget_ms", "threshold", "seed", "minutes"):
+        if (given := getattr(settings, name)) != getattr(plain, name):
+            words += [f"--{name.replace('_', '-')}", f"{given:g}"]
+    return shlex.join(words)

@@ -33,6 +33,13 @@ def detections_of(rows: bytes) -> Detections:
     return Detections.make(table[:, :4], table[:, 4], table[:, 5])
 
 
+def _answered(rows: bytes) -> Reply:
+    try:
+        return Reply("answered", detections=detections_of(rows))
+    except ValueError as error:
+        return Reply("failed", detail=f"the answer is no rows: {error}")
+
+
 def request_head(path: str, content_type: str, headers: Sequence[tuple[str, str]] = ()) -> bytes:
     """Return the head of a POST, up to its Content-Length."""
     lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}", f"Content-Type: {content_type}"]
@@ -70,6 +77,12 @@ class HttpLoop:
 
     def exchange(self, frame: bytes) -> bytes:
         """Send a frame and return its answer; raises ConversationError unless it is 200."""
+        try:
+            return self._exchange(frame)
+        except OSError as error:
+            raise ConversationError(f"the connection broke: {error}") from error
+
+    def _exchange(self, frame: bytes) -> bytes:
         self._socket.sendall(_request(self._head, frame))
         head = []
         while (line := self._reader.readline()).strip():
@@ -116,7 +129,7 @@ class HttpTarget:
             return Reply("failed", detail=f"the connection broke: {type(error).__name__}")
         if status != 200:
             return Reply("shed" if status in (429, 503) else "failed", detail=f"status {status}")
-        return Reply("answered", detections=detections_of(body))
+        return _answered(body)
 
     async def _exchange(self, frame: bytes) -> tuple[int, bytes]:
         connection = self._free.pop() if self._free else await self._open()
@@ -203,7 +216,7 @@ class OipTarget:
         except InferenceServerException as error:
             shed = error.status() == "StatusCode.UNAVAILABLE"
             return Reply("shed" if shed else "failed", detail=str(error.status()))
-        return Reply("answered", detections=detections_of(_rows(answer).tobytes()))
+        return _answered(_rows(answer).tobytes())
 
     async def close(self) -> None:
         """Close the channel."""

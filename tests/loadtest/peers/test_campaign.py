@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from loadtest.__main__ import app
 from loadtest.frames import read_frames
 from loadtest.peers.campaign import ADAPTIVE, JOURNAL, Campaign, Models, Settings
+from loadtest.peers.command import command_of
 from loadtest.peers.goodput import Served
 from loadtest.peers.page import to_html
 from loadtest.peers.processes import Memory
@@ -96,6 +97,16 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         app, ["peers", "--repo", "x", "--frames", str(tmp_path), "--only", "fastapi"]
     )
     assert missing.exit_code == 2
+
+
+def test_the_command_beside_the_figures_makes_them() -> None:
+    """The table names the options that differ from the defaults, and not the files of this machine."""
+    given = Settings(Path("repo"), Path("my frames"), only=("fastapi",), rounds=5, cache=Path("/elsewhere"))
+    assert command_of(given) == (
+        "python -m loadtest peers --repo repo --frames 'my frames' --only fastapi --rounds 5"
+    )
+    plain = "python -m loadtest peers --repo repo --frames frames"
+    assert command_of(Settings(Path("repo"), Path("frames"))) == plain
 
 
 def row(contender: str, p50_ms: float, goodput: float, **more: float | str) -> Row:
