@@ -21,8 +21,8 @@ CLIENTS = 4
 _WARM_UP = 30
 _ONE_CLIENT = 200
 _STEPS = 5
-# A p99 needs some requests to speak of; a slow server is asked for longer, within reason.
-_LEAST_REQUESTS, _LONGEST = 300, 4
+# A p99 needs some requests to speak of; a slow server is asked for longer, within reason, but for so many.
+_LEAST_REQUESTS, _LONGEST, _ANY_REQUESTS = 300, 4, 20
 # A probe that came this near is tried once more: on a shared machine a neighbour's hiccup fails one.
 _NEAR = 0.95
 _LIMITS = Limits(timeout_s=5.0, in_flight=4_000)
@@ -126,7 +126,7 @@ async def _probes(
     probes, low_hz = [], 0.0
     for step in range(_STEPS):
         rate_hz = (low_hz + high_hz) / 2
-        seconds = float(np.clip(_LEAST_REQUESTS / rate_hz, load.seconds, _LONGEST * load.seconds))
+        seconds = _probe_seconds(rate_hz, load.seconds)
         for chance in range(2):
             rng = np.random.default_rng([load.seed, number, step, chance])
             probe = await _served(
@@ -137,6 +137,11 @@ async def _probes(
                 break
         low_hz, high_hz = (rate_hz, high_hz) if probe.holds else (low_hz, rate_hz)
     return tuple(probes)
+
+
+def _probe_seconds(rate_hz: float, seconds: float) -> float:
+    longest_s = max(_LONGEST * seconds, _ANY_REQUESTS / rate_hz)
+    return float(np.clip(_LEAST_REQUESTS / rate_hz, seconds, longest_s))
 
 
 async def _served(target: Target, load: Load, request: Request, times: Arrivals, seconds: float) -> Served:
