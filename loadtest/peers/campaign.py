@@ -153,6 +153,7 @@ class Campaign:
         self._journal = Journal(settings.cache / JOURNAL, self._conditions)
         self._environments: dict[str, Path] = {}
         self._skipped: dict[str, Skipped] = {}
+        self._cut = False
         self._ends_s = None if settings.minutes is None else time.monotonic() + 60 * settings.minutes
 
     def run(self) -> Outcome:
@@ -171,10 +172,12 @@ class Campaign:
                 ]
                 for name in order:
                     self._visit(name, number, unit)
-        return Outcome(self._conditions, self._journal, tuple(self._skipped.values()), not self._time_is_up())
+        return Outcome(self._conditions, self._journal, tuple(self._skipped.values()), not self._cut)
 
     def _time_is_up(self) -> bool:
-        return self._ends_s is not None and time.monotonic() >= self._ends_s
+        """Return whether nothing more may begin, and remember that something did not."""
+        self._cut = self._cut or (self._ends_s is not None and time.monotonic() >= self._ends_s)
+        return self._cut
 
     def _guard(self, peer: Peer, work: Callable[[], None]) -> None:
         """Do something with a peer; one that cannot be made, started or asked is left out from here on."""

@@ -188,7 +188,6 @@ PEERS: tuple[Peer, ...] = (
         variables=lambda place: {
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "disabled",
         },
     ),
     Peer(
