@@ -18,6 +18,7 @@ from model_repo.value import Value
 _BYTES_PER_MB = 1e6
 _KB = 1024
 _POLL_S = 0.1
+_KILLED_S = 30.0
 
 
 class Memory(Value):
@@ -80,9 +81,13 @@ def end(root: int, is_over: bool, *, grace_s: float = 15.0) -> None:
     while _alive(members) and time.monotonic() < give_up_s:
         members |= tree(root)
         time.sleep(_POLL_S)
-    for pid in _alive(members | tree(root)):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    give_up_s = time.monotonic() + _KILLED_S
+    while (left := _alive(members | tree(root))) and time.monotonic() < give_up_s:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # A process that was killed goes when the kernel comes to it.
+        time.sleep(_POLL_S)
 
 
 @contextmanager
