@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 UV ?= uv==0.13.9
 JOBS ?= 2
 
-.PHONY: help demo test check lock audit format bench bench-models bench-serving soak wire clean system
+.PHONY: help demo test check lock audit format bench bench-models bench-serving peers soak wire clean system
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -87,6 +87,10 @@ bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway
 	$(BIN)/python -m loadtest bench overload --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test
+
+peers: $(VENV)/.dev build/conveyor/.rendered ## The gateway beside other servers, on two cores (25 minutes, and 5 to install them)
+	$(BIN)/python -m loadtest peers --repo model_repo --frames build/conveyor/test \
+		--json build/peers/peers.json --markdown build/peers/peers.md --report build/peers/peers.html
 
 soak: $(VENV)/.dev build/conveyor/.rendered ## Load the gateway for 20 minutes and look for leaks
 	$(BIN)/python -m loadtest bench soak --repo model_repo --frames build/conveyor/test

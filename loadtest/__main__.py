@@ -13,6 +13,7 @@ import typer
 from loadtest.bench_commands import bench
 from loadtest.demo import DemoError, DemoSettings, show
 from loadtest.edge_commands import capacity, frontier
+from loadtest.peers.command import peers
 from loadtest.run_command import run
 from loadtest.screen import USAGE, console, errors_in_words
 
@@ -21,6 +22,7 @@ app.add_typer(bench, name="bench")
 app.command()(run)
 app.command()(capacity)
 app.command()(frontier)
+app.command("peers")(peers)
 
 
 @app.command()
