@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from deploy.board import BOARD, expressions, render
+from deploy.board import BOARD, ROWS, expressions, render
 from tests.deploy.promtool import DEPLOY, promtool
 
 _METRIC = re.compile(r"\bparetogate_[a-z0-9_]+")
@@ -28,20 +28,32 @@ def test_the_committed_board_is_what_the_code_writes() -> None:
 
 
 def test_panels_lie_on_the_grid_without_overlap() -> None:
-    """Every cell of the 24 columns is taken by at most one panel, and ids are unique."""
-    panels = json.loads(render())["panels"]
-    taken: set[tuple[int, int]] = set()
-    for panel in panels:
-        place = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        }
-        assert not cells & taken, panel["title"]
-        assert max(x for x, _ in cells) < 24
-        taken |= cells
-    assert len({panel["id"] for panel in panels}) == len(panels)
+    """Every cell of the 24 columns is taken once at most, in folded rows too, and ids are unique."""
+    shown = json.loads(render())["panels"]
+    ids = [panel["id"] for panel in shown]
+    for panels in (shown, *(row["panels"] for row in shown if row["type"] == "row")):
+        taken: set[tuple[int, int]] = set()
+        for panel in panels:
+            place = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken, panel["title"]
+            assert max(x for x, _ in cells) < 24
+            taken |= cells
+    ids += [panel["id"] for row in shown if row["type"] == "row" for panel in row["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_features_rows_are_folded_and_the_others_are_not() -> None:
+    """A row whose panels need something turned on holds them itself, as Grafana wants of a collapsed row."""
+    rows = {panel["title"]: panel for panel in json.loads(render())["panels"] if panel["type"] == "row"}
+    for row in ROWS:
+        inside = sum(len(line) for line in row.lines)
+        assert rows[row.title]["collapsed"] == bool(row.feature)
+        assert len(rows[row.title]["panels"]) == (inside if row.feature else 0)
 
 
 def test_every_metric_that_board_and_rules_ask_for_exists(exposed_metrics: frozenset[str]) -> None:

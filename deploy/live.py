@@ -1,0 +1,168 @@
+"""A real Prometheus beside real gateways, under the rules of this folder with shortened windows.
+
+What the live tests and `deploy.bench_monitoring` share. Prometheus comes from Debian's package of that name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+
+from deploy.rules import Alert, Scale, alerts, render
+from loadtest.process import HOST, free_port
+
+_START_S, _STOP_S, _POLL_S = 60.0, 20.0, 0.1
+_SCRAPE = "paretogate"
+Key = tuple[str, str]
+"""An alert's name and its windows, empty for those that are no burn rates."""
+
+
+class PrometheusError(RuntimeError):
+    """Prometheus is not there, did not start, or refused a query; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series of an answer: its labels, sorted, and its value."""
+
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """An alert that fires: what it says with values put in."""
+
+    key: Key
+    summary: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """A running Prometheus: where it listens, and under which scale its rules are."""
+
+    url: str
+    scale: Scale
+
+    def query(self, expr: str) -> tuple[Sample, ...]:
+        """Return what an expression gives now; raises PrometheusError when it is refused."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30).json()
+        if answer["status"] != "success":
+            raise PrometheusError(f"{expr}: {answer['error']}")
+        return tuple(
+            Sample(tuple(sorted(series["metric"].items())), float(series["value"][1]))
+            for series in answer["data"]["result"]
+        )
+
+    def firing(self) -> tuple[Firing, ...]:
+        """Return the alerts that fire now."""
+        answer = httpx.get(f"{self.url}/api/v1/alerts", timeout=30).json()
+        return tuple(
+            Firing(
+                (each["labels"]["alertname"], each["labels"].get("windows", "")),
+                each["annotations"]["summary"],
+                each["annotations"]["description"],
+            )
+            for each in answer["data"]["alerts"]
+            if each["state"] == "firing"
+        )
+
+    def fired(self, seconds: float) -> frozenset[Key]:
+        """Return the alerts that have fired at any time in the last seconds."""
+        found = self.query(f'max_over_time(ALERTS{{alertstate="firing"}}[{round(seconds * 1e3)}ms])')
+        labels = [dict(sample.labels) for sample in found]
+        return frozenset((each["alertname"], each.get("windows", "")) for each in labels)
+
+    def failed_rules(self) -> tuple[str, ...]:
+        """Return the rules that could not be evaluated, and why."""
+        answer = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()
+        return tuple(
+            f"{rule['name']}: {rule['lastError']}"
+            for group in answer["data"]["groups"]
+            for rule in group["rules"]
+            if rule["health"] == "err"
+        )
+
+    def alerts(self) -> Mapping[Key, Alert]:
+        """Return the alerts under this one's scale, with their stated times."""
+        return {(alert.name, alert.windows): alert for alert in alerts(self.scale)}
+
+    def until(self, key: Key, seconds: float) -> float | None:
+        """Wait until an alert fires; return after how many seconds, None when it did not within `seconds`."""
+        began_s = time.monotonic()
+        while (waited_s := time.monotonic() - began_s) <= seconds:
+            if key in {firing.key for firing in self.firing()}:
+                return waited_s
+            time.sleep(_POLL_S)
+        return None
+
+
+def find_prometheus() -> str | None:
+    """Return the path of Prometheus' server, None where it is not installed."""
+    return shutil.which("prometheus")
+
+
+@contextmanager
+def prometheus(targets: Sequence[str], scale: Scale, folder: Path) -> Iterator[Prometheus]:
+    """Run a Prometheus on 127.0.0.1 that scrapes targets, host:port, and judges them by the rules.
+
+    folder: for its configuration, data and log. Raises PrometheusError when it cannot be had.
+    """
+    program = find_prometheus()
+    if program is None:
+        raise PrometheusError("prometheus is not installed (apt-get install prometheus)")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rules.yml").write_text(render(scale))
+    interval = f"{round(scale.interval_s * 1e3)}ms"
+    configuration = {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [{"job_name": _SCRAPE, "static_configs": [{"targets": list(targets)}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    address = f"{HOST}:{free_port()}"
+    command = [
+        program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        "--log.level=warn",
+    ]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"http://{address}"
+        _wait(process, lambda: _is_ready(url), folder / "prometheus.log")
+        yield Prometheus(url, scale)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
+    give_up_s = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < give_up_s:
+        if ready():
+            return
+        time.sleep(_POLL_S)
+    raise PrometheusError(f"Prometheus did not start:\n{log.read_text(errors='replace')[-2000:]}")
