@@ -74,7 +74,7 @@ OPERATING_POINTS = Row(
                     ),
                     Query(
                         "1000 * max by (operating_point) (paretogate_operating_point_mean_seconds)"
-                        " and on (operating_point) paretogate_operating_point == 1",
+                        " and on (operating_point) (paretogate_operating_point == 1)",
                         instant=True,
                     ),
                 ),

@@ -5,10 +5,11 @@ What the live tests and `deploy.bench_monitoring` share. Prometheus comes from D
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,20 @@ class Firing:
     key: Key
     summary: str
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How soon an alert has to fire after its fault, and how soon it did; None where it did not in time."""
+
+    key: Key
+    stated_s: float
+    after_s: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it fired within its stated time."""
+        return self.after_s is not None and self.after_s <= self.stated_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +111,30 @@ class Prometheus:
         """Return the alerts under this one's scale, with their stated times."""
         return {(alert.name, alert.windows): alert for alert in alerts(self.scale)}
 
-    def until(self, key: Key, seconds: float) -> float | None:
-        """Wait until an alert fires; return after how many seconds, None when it did not within `seconds`."""
+    def watch(self, keys: Iterable[Key]) -> tuple[Seen, ...]:
+        """Wait, from a fault's beginning on, until alerts have fired or their stated time is over."""
+        expected = {key: self.alerts()[key].fires_within_s for key in keys}
+        fired_s: dict[Key, float] = {}
         began_s = time.monotonic()
-        while (waited_s := time.monotonic() - began_s) <= seconds:
-            if key in {firing.key for firing in self.firing()}:
-                return waited_s
+        while (now_s := time.monotonic() - began_s) <= max(expected.values()) and len(fired_s) < len(
+            expected
+        ):
+            for firing in self.firing():
+                if firing.key in expected:
+                    fired_s.setdefault(firing.key, now_s)
             time.sleep(_POLL_S)
-        return None
+        return tuple(Seen(key, stated_s, fired_s.get(key)) for key, stated_s in expected.items())
+
+    def without_data(self, queries: Iterable[str], window: str) -> tuple[str, ...]:
+        """Return those of a board's queries that give no number; window: in place of Grafana's variable."""
+        return tuple(
+            query
+            for query in queries
+            if not any(
+                math.isfinite(sample.value)
+                for sample in self.query(query.replace("$__rate_interval", window))
+            )
+        )
 
 
 def find_prometheus() -> str | None:
