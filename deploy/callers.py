@@ -15,7 +15,6 @@ from router.datagrams import datagrams
 # Who has fallen behind by more than this does not catch up.
 _BEHIND_S = 1.0
 _WAIT_S = 60.0
-_PATIENCE_MS = 1_000.0
 _STREAM = 7
 
 
@@ -70,7 +69,9 @@ def _ask(client: GatewayClient, carried: Traffic, position: int) -> str:
 
 
 @contextmanager
-def streaming(address: str, key: str, frames: Sequence[bytes], rate_hz: float) -> Iterator[None]:
+def streaming(
+    address: str, key: str, frames: Sequence[bytes], rate_hz: float, budget_ms: float | None = None
+) -> Iterator[None]:
     """Stream frames over gRPC until the block ends; each is shown twice, and may be answered once for both.
 
     A gateway that ends, or stands still for too long, ends its streams: then another one begins.
@@ -87,7 +88,7 @@ def streaming(address: str, key: str, frames: Sequence[bytes], rate_hz: float) -
         while not over.is_set():
             try:
                 with GrpcGatewayClient(address, api_key=key) as client:
-                    for _ in client.stream(camera(), reuse_within=1.0, budget_ms=_PATIENCE_MS):
+                    for _ in client.stream(camera(), reuse_within=1.0, budget_ms=budget_ms):
                         pass
             except GatewayError:
                 over.wait(1.0)

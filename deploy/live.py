@@ -18,10 +18,13 @@ import httpx
 import yaml
 
 from deploy.rules import Alert, Scale, alerts, render
+from deploy.slo import OBJECTIVES
 from loadtest.process import HOST, free_port
 
 _START_S, _STOP_S, _POLL_S = 60.0, 20.0, 0.1
 _SCRAPE = "paretogate"
+# A fault that spoils less than this is none to judge alerts by; a rate over less time than that is none.
+_LEAST_SHARE, _LEAST_S = 0.25, 4.0
 Key = tuple[str, str]
 """An alert's name and its windows, empty for those that are no burn rates."""
 
@@ -49,11 +52,15 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How soon an alert has to fire after its fault, and how soon it did; None where it did not in time."""
+    """How soon an alert has to fire after its fault, and how soon it did; None where it did not.
+
+    share: of what was asked before the fault, what became bad; 1 for an alert that is no burn rate.
+    """
 
     key: Key
     stated_s: float
     after_s: float | None
+    share: float = 1.0
 
     @property
     def holds(self) -> bool:
@@ -112,18 +119,37 @@ class Prometheus:
         return {(alert.name, alert.windows): alert for alert in alerts(self.scale)}
 
     def watch(self, keys: Iterable[Key]) -> tuple[Seen, ...]:
-        """Wait, from a fault's beginning on, until alerts have fired or their stated time is over."""
-        expected = {key: self.alerts()[key].fires_within_s for key in keys}
-        fired_s: dict[Key, float] = {}
+        """Wait, from a fault's beginning on, until alerts have fired or could have fired.
+
+        A fault is seldom a whole one: what is stated of a burn rate is for the share that it really spoilt.
+        """
+        expected = {key: self.alerts()[key] for key in keys}
+        longest_s = max(alert.within_s(_LEAST_SHARE) for alert in expected.values())
+        fired: dict[Key, tuple[float, float]] = {}
         began_s = time.monotonic()
-        while (now_s := time.monotonic() - began_s) <= max(expected.values()) and len(fired_s) < len(
-            expected
-        ):
+        while (now_s := time.monotonic() - began_s) <= longest_s and len(fired) < len(expected):
             for firing in self.firing():
-                if firing.key in expected:
-                    fired_s.setdefault(firing.key, now_s)
+                if firing.key in expected and firing.key not in fired:
+                    fired[firing.key] = now_s, self._spoilt(expected[firing.key], now_s)
             time.sleep(_POLL_S)
-        return tuple(Seen(key, stated_s, fired_s.get(key)) for key, stated_s in expected.items())
+        seen = []
+        for key, alert in expected.items():
+            after_s, share = fired.get(key, (None, 0.0))
+            share = share or self._spoilt(alert, longest_s)
+            seen.append(Seen(key, alert.within_s(max(share, _LEAST_SHARE)), after_s, share))
+        return tuple(seen)
+
+    def _spoilt(self, alert: Alert, since_s: float) -> float:
+        """Return how many bad events there are since a fault, as a share of all events before it."""
+        objective = next((one for one in OBJECTIVES if one.name == alert.slo), None)
+        if objective is None:
+            return 1.0
+        since = f"{round(1e3 * max(since_s, _LEAST_S))}ms"
+        long = self.scale.duration(alert.windows.split("/")[0])
+        bad = objective.bad.replace("[<w>]", f"[{since}]")
+        before = objective.total.replace("[<w>]", f"[{long}] offset {since}")
+        found = self.query(f"({bad}) / ({before})")
+        return min(found[0].value, 1.0) if found and math.isfinite(found[0].value) else 1.0
 
     def without_data(self, queries: Iterable[str], window: str) -> tuple[str, ...]:
         """Return those of a board's queries that give no number; window: in place of Grafana's variable."""

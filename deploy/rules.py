@@ -33,7 +33,10 @@ Json = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert as Prometheus evaluates it; fires_within_s: on the fault `fault`, the stated time."""
+    """An alert as Prometheus evaluates it; fires_within_s: on the fault `fault`, the stated time.
+
+    spends_s: of it, the part in which bad events add up; slo: the objective that they are of.
+    """
 
     name: str
     severity: str
@@ -44,6 +47,12 @@ class Alert:
     fault: str
     fires_within_s: float
     windows: str = ""
+    slo: str = ""
+    spends_s: float = 0.0
+
+    def within_s(self, share: float) -> float:
+        """Return the stated time where a fault makes a share of what was asked before it bad."""
+        return self.fires_within_s + self.spends_s * (1.0 / share - 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +234,8 @@ def _burn(scale: Scale, objective: slo.Objective, burn: slo.Burn) -> Alert:
         "no request is good any more",
         _stated(scale, (seconds(burn.long) * limit + waits_s) * scale.factor, 0.0),
         f"{burn.long}/{burn.short}",
+        objective.name,
+        seconds(burn.long) * limit * scale.factor,
     )
 
 

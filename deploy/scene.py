@@ -15,7 +15,7 @@ from model_repo.publish import Repository
 from router import keys
 
 # Enough to keep their rate up while answers take a second.
-_CLIENTS = 16
+_CLIENTS = 32
 _STREAM_HZ, _CAMERA_HZ, _STRANGER_HZ = 2.0, 1.0, 0.5
 
 
@@ -50,8 +50,8 @@ def scene(
     """Run everything until the block ends.
 
     callers: frames like those of calibration, and how most requests are; the others are a stream, a camera,
-    somebody without a budget and somebody who sends no image. others: more gateways for Prometheus to scrape,
-    host:port of their metrics. folder: for keys, logs and data. Raises ServerError or PrometheusError when
+    somebody at another operating point and somebody who sends no image. others: more gateways for Prometheus
+    to scrape, host:port of their metrics. folder: for keys, logs and data. Raises ServerError or PrometheusError when
     one of them does not start.
     """
     token, identity, digest = keys.make_token()
@@ -64,6 +64,7 @@ def scene(
         "--keys", str(folder / "keys.json"), "--challenger", str(served.challenger.root),
         "--challenger-mode", "shadow", "--challenger-share", "0.1", "--shadow-share", "0.2",
         "--reload-s", "1", "--measure", "never", *served.options,
+        *(() if callers.budget_ms is None else ("--udp-query", f"budget_ms={callers.budget_ms:g}")),
     )  # fmt: skip
     log = folder / "gateway.log"
     with ExitStack() as stack:
@@ -74,12 +75,12 @@ def scene(
         )
         callers.key = token
         strangers = (
-            Traffic(callers.frames, _STRANGER_HZ, operating_point="fast", key=token),
+            Traffic(callers.frames, _STRANGER_HZ, callers.budget_ms, "fast", key=token),
             Traffic([b"no image"], _STRANGER_HZ, key=token),
         )
         stack.enter_context(traffic(url, callers, clients=_CLIENTS))
         for stranger in strangers:
             stack.enter_context(traffic(url, stranger, clients=1))
-        stack.enter_context(streaming(grpc_address, token, callers.frames, _STREAM_HZ))
+        stack.enter_context(streaming(grpc_address, token, callers.frames, _STREAM_HZ, callers.budget_ms))
         stack.enter_context(filming(udp_address, callers.frames, _CAMERA_HZ))
         yield Scene(served, url, grpc_address, udp_address, token, process.pid, callers, watching)

@@ -40,7 +40,7 @@ pytestmark = [
 
 SCALE = Scale(1 / 60, 1.0)
 WINDOW = "10s"
-PACE_MS, SLOW_MS, BUDGET_MS = 20, 500, 400.0
+PACE_MS, SLOW_MS, BUDGET_MS = 20, 1_200, 1_000.0
 # A square that is no doubt one, and one of which the tiny cascade asks its second stage: half of each.
 SURE, DOUBTFUL = (encode_image(squares_frame([Square(0, 0, 1, light)])) for light in (230, 120))
 # Brighter than both, and all of it doubtful.
@@ -84,7 +84,10 @@ def paced(folder: Path) -> Iterator[tuple[Scene, Path]]:
         published.append(publish.publish(folder / name, frontier.model_copy(update=changed), {}))
     champion, challenger = published
     served = Served(
-        champion, challenger, ("--threads", "1", "--workers", "6"), module="tests.e2e.paced_gateway"
+        champion,
+        challenger,
+        ("--threads", "1", "--workers", "48", "--max-queue", "8"),
+        module="tests.e2e.paced_gateway",
     )
     callers = Traffic((SURE, DOUBTFUL), 8.0, BUDGET_MS, "balanced")
     before = os.environ.get(PACE_FILE)
@@ -128,8 +131,10 @@ def test_alerts_fire_on_their_faults_in_time_and_the_board_has_data(tmp_path: Pa
             ("ParetogateLatencyDrift", ""),
         )
         fire_in_time(watching.watch(slow))
-        callers.rate_hz = 40.0
-        fire_in_time(watching.watch(burning("ParetogateShedding")))
+        # More at once than may be inside.
+        crowd = Traffic((SURE,), 100.0, BUDGET_MS, "balanced", key=running.key)
+        with traffic(running.url, crowd, clients=96):
+            fire_in_time(watching.watch(burning("ParetogateShedding")))
 
         pace.write_text(str(PACE_MS))
         callers.frames, callers.rate_hz = (SHIFTED,), 25.0
