@@ -51,8 +51,8 @@ def scene(
 
     callers: frames like those of calibration, and how most requests are; the others are a stream, a camera,
     somebody at another operating point and somebody who sends no image. others: more gateways for Prometheus
-    to scrape, host:port of their metrics. folder: for keys, logs and data. Raises ServerError or PrometheusError when
-    one of them does not start.
+    to scrape, host:port of their metrics. folder: for keys, logs and data. Raises ServerError or
+    PrometheusError when one of them does not start.
     """
     token, identity, digest = keys.make_token()
     keys.write(folder / "keys.json", [keys.Key(name="belt-7", id=identity, sha256=digest)])
