@@ -137,7 +137,7 @@ _ARMS = Row(
                         )
                         for q in (0.5, 0.99)
                     ),
-                    Query(mean("paretogate_arm_service_seconds", "arm"), "{{arm}} work, mean"),
+                    Query(mean("paretogate_arm_service_seconds", "arm", "5m"), "{{arm}} work, mean"),
                 ),
                 8,
                 8,

@@ -54,18 +54,20 @@ class Firing:
 class Seen:
     """How soon an alert has to fire after its fault, and how soon it did; None where it did not.
 
-    share: of what was asked before the fault, what became bad; 1 for an alert that is no burn rate.
+    share: of what was asked before the fault, what became bad; 1 for an alert that is no burn rate. before:
+    it fired before the fault, which then proves nothing.
     """
 
     key: Key
     stated_s: float
     after_s: float | None
     share: float = 1.0
+    before: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether it fired within its stated time."""
-        return self.after_s is not None and self.after_s <= self.stated_s
+        """Whether it was silent, and fired within its stated time."""
+        return not self.before and self.after_s is not None and self.after_s <= self.stated_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Prometheus:
         """
         expected = {key: self.alerts()[key] for key in keys}
         longest_s = max(alert.within_s(_LEAST_SHARE) for alert in expected.values())
+        before = {firing.key for firing in self.firing()}
         fired: dict[Key, tuple[float, float]] = {}
         began_s = time.monotonic()
         while (now_s := time.monotonic() - began_s) <= longest_s and len(fired) < len(expected):
@@ -136,8 +139,15 @@ class Prometheus:
         for key, alert in expected.items():
             after_s, share = fired.get(key, (None, 0.0))
             share = share or self._spoilt(alert, longest_s)
-            seen.append(Seen(key, alert.within_s(max(share, _LEAST_SHARE)), after_s, share))
+            stated_s = alert.within_s(max(share, _LEAST_SHARE))
+            seen.append(Seen(key, stated_s, after_s, share, key in before))
         return tuple(seen)
+
+    def quiet(self, keys: Iterable[Key], most_s: float) -> None:
+        """Wait until alerts that an earlier fault raised are silent, for so long at most."""
+        awaited, give_up_s = set(keys), time.monotonic() + most_s
+        while awaited & {firing.key for firing in self.firing()} and time.monotonic() < give_up_s:
+            time.sleep(_POLL_S)
 
     def _spoilt(self, alert: Alert, since_s: float) -> float:
         """Return how many bad events there are since a fault, as a share of all events before it."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from deploy.board import BOARD, ROWS, expressions, render
@@ -86,3 +89,27 @@ def test_prometheus_can_parse_every_expression_of_the_board(tmp_path: Path) -> N
     ]
     (tmp_path / "board.yml").write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", "board.yml", folder=tmp_path)
+
+
+@pytest.mark.skipif(
+    not (DEPLOY / "grafana" / "check" / "node_modules").exists() or shutil.which("node") is None,
+    reason="Grafana's types are not installed: npm install --no-package-lock in deploy/grafana/check",
+)
+def test_panels_are_as_grafanas_types_want_them() -> None:
+    """The compiler accepts the board as constants of the types that Grafana publishes for its version."""
+    done = subprocess.run(
+        ["node", "check.mjs"],
+        cwd=DEPLOY / "grafana" / "check",
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_grafanas_types_are_of_the_version_that_compose_runs() -> None:
+    """The board is held to the types of the Grafana that shows it."""
+    package = json.loads((DEPLOY / "grafana" / "check" / "package.json").read_text())
+    image = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]["image"]
+    assert image.rpartition(":")[2].split("@")[0] == package["dependencies"]["@grafana/schema"]
