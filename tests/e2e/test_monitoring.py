@@ -131,10 +131,11 @@ def test_alerts_fire_on_their_faults_in_time_and_the_board_has_data(tmp_path: Pa
             ("ParetogateLatencyDrift", ""),
         )
         fire_in_time(watching.watch(slow))
-        # More at once than may be inside.
+        # More at once than may be inside. A slow engine sheds a few, which is enough for the pairs of windows
+        # that look for small shares.
         crowd = Traffic((SURE,), 100.0, BUDGET_MS, "balanced", key=running.key)
         with traffic(running.url, crowd, clients=96):
-            fire_in_time(watching.watch(burning("ParetogateShedding")))
+            fire_in_time(watching.watch(burning("ParetogateShedding")[:2]))
 
         pace.write_text(str(PACE_MS))
         callers.frames, callers.rate_hz = (SHIFTED,), 25.0
