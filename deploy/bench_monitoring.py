@@ -191,9 +191,11 @@ def _faults(run: Scene, frames: Sequence[bytes], behind: _Behind | None) -> tupl
 
 @contextmanager
 def _other_frames(callers: Traffic, frames: Sequence[bytes]) -> Iterator[None]:
-    before, callers.frames = callers.frames, frames
+    """Send other frames, and more of them: the escalation alert wants so many decisions in its window."""
+    before = callers.frames, callers.rate_hz
+    callers.frames, callers.rate_hz = frames, 2.0 * _RATE_HZ
     yield
-    callers.frames = before
+    callers.frames, callers.rate_hz = before
 
 
 def _done(act: Callable[[], object]) -> AbstractContextManager[None]:

@@ -125,11 +125,11 @@ class Prometheus:
 
         A fault is seldom a whole one: what is stated of a burn rate is for the share that it really spoilt.
         """
+        began_s = time.monotonic()
         expected = {key: self.alerts()[key] for key in keys}
         longest_s = max(alert.within_s(_LEAST_SHARE) for alert in expected.values())
         before = {firing.key for firing in self.firing()}
         fired: dict[Key, tuple[float, float]] = {}
-        began_s = time.monotonic()
         while (now_s := time.monotonic() - began_s) <= longest_s and len(fired) < len(expected):
             for firing in self.firing():
                 if firing.key in expected and firing.key not in fired:
