@@ -131,20 +131,19 @@ def test_alerts_fire_on_their_faults_in_time_and_the_board_has_data(tmp_path: Pa
             ("ParetogateLatencyDrift", ""),
         )
         fire_in_time(watching.watch(slow))
+        pace.write_text(str(PACE_MS))
+        callers.frames, callers.rate_hz = (SHIFTED,), 25.0
+        shifted = ("ParetogateDrift", "ParetogateCertificateVoid", "ParetogateEscalationDrift")
+        fire_in_time(watching.watch((name, "") for name in shifted))
+
         # The slow engine may have shed some itself: a pair of long windows would remember that for minutes.
         shedding = burning("ParetogateShedding")[:1]
-        pace.write_text(str(PACE_MS))
         watching.quiet(shedding, 60)
         pace.write_text(str(CROWDED_MS))
         # More at once than may be inside.
         crowd = Traffic((SURE, DOUBTFUL), 200.0, BUDGET_MS, "balanced", key=running.key)
         with traffic(running.url, crowd, clients=96):
             fire_in_time(watching.watch(shedding))
-
-        pace.write_text(str(PACE_MS))
-        callers.frames, callers.rate_hz = (SHIFTED,), 25.0
-        shifted = ("ParetogateDrift", "ParetogateCertificateVoid", "ParetogateEscalationDrift")
-        fire_in_time(watching.watch((name, "") for name in shifted))
 
         os.kill(running.pid, signal.SIGKILL)
         fire_in_time(watching.watch([("ParetogateDown", "")]))
