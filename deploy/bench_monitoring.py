@@ -110,11 +110,11 @@ def _without_data(watching: Prometheus, queries: Sequence[str]) -> tuple[str, ..
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What goes wrong while `made` lasts, and the alerts that have to say so."""
+    """What goes wrong while what `make` gives lasts, and the alerts that have to say so."""
 
     name: str
     alerts: tuple[str, ...]
-    made: Callable[[], AbstractContextManager[object]]
+    make: Callable[[], AbstractContextManager[object]]
 
 
 def _seen(run: Scene, faults: Sequence[_Fault], say: Callable[[str], None]) -> Iterator[tuple[str, Seen]]:
@@ -123,9 +123,8 @@ def _seen(run: Scene, faults: Sequence[_Fault], say: Callable[[str], None]) -> I
         keys = [(alert.name, alert.windows) for alert in alerts(SCALE) if alert.name in fault.alerts]
         run.prometheus.quiet(keys, _QUIET_S)
         say(fault.name)
-        with fault.made():
-            for seen in run.prometheus.watch(keys):
-                yield fault.name, seen
+        for seen in run.prometheus.watch(keys, fault.make):
+            yield fault.name, seen
 
 
 def _faults(run: Scene, frames: Sequence[bytes], behind: _Behind | None) -> tuple[_Fault, ...]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,21 +120,25 @@ class Prometheus:
         """Return the alerts under this one's scale, with their stated times."""
         return {(alert.name, alert.windows): alert for alert in alerts(self.scale)}
 
-    def watch(self, keys: Iterable[Key]) -> tuple[Seen, ...]:
-        """Wait, from a fault's beginning on, until alerts have fired or could have fired.
+    def watch(
+        self, keys: Iterable[Key], make: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> tuple[Seen, ...]:
+        """Make a fault, and wait until alerts have fired or could have fired.
 
-        A fault is seldom a whole one: what is stated of a burn rate is for the share that it really spoilt.
+        make: begins the fault, which lasts as long as its context; without one it has just begun. A fault is
+        seldom a whole one: what is stated of a burn rate is for the share that it really spoilt.
         """
-        began_s = time.monotonic()
         expected = {key: self.alerts()[key] for key in keys}
         longest_s = max(alert.within_s(_LEAST_SHARE) for alert in expected.values())
         before = {firing.key for firing in self.firing()}
         fired: dict[Key, tuple[float, float]] = {}
-        while (now_s := time.monotonic() - began_s) <= longest_s and len(fired) < len(expected):
-            for firing in self.firing():
-                if firing.key in expected and firing.key not in fired:
-                    fired[firing.key] = now_s, self._spoilt(expected[firing.key], now_s)
-            time.sleep(_POLL_S)
+        began_s = time.monotonic()
+        with make():
+            while (now_s := time.monotonic() - began_s) <= longest_s and len(fired) < len(expected):
+                for firing in self.firing():
+                    if firing.key in expected and firing.key not in fired:
+                        fired[firing.key] = now_s, self._spoilt(expected[firing.key], now_s)
+                time.sleep(_POLL_S)
         seen = []
         for key, alert in expected.items():
             after_s, share = fired.get(key, (None, 0.0))

@@ -42,8 +42,9 @@ pytestmark = [
 SCALE = Scale(1 / 60, 1.0)
 WINDOW = "10s"
 PACE_MS, CROWDED_MS, SLOW_MS, BUDGET_MS = 20, 400, 1_200, 1_000.0
-# A square that is no doubt one, and one of which the tiny cascade asks its second stage: half of each.
-SURE, DOUBTFUL = (encode_image(squares_frame([Square(0, 0, 1, light)])) for light in (230, 120))
+# A square that is no doubt one, and two of which the tiny cascade asks its second stage: half of each.
+SURE = encode_image(squares_frame([Square(0, 0, 1)]))
+DOUBTFUL = encode_image(squares_frame([Square(0, 0, 1, 120), Square(2, 1, 1, 120)]))
 # In no order that a look now and then could fall in step with, and in a number that no client's steps divide.
 MIXED = tuple(random.Random(0).sample((SURE, DOUBTFUL) * 20 + (SURE,), 41))
 # Brighter than both, and all of it doubtful.
@@ -137,7 +138,7 @@ def test_alerts_fire_on_their_faults_in_time_and_the_board_has_data(tmp_path: Pa
         fire_in_time(watching.watch(slow))
         pace.write_text(str(PACE_MS))
         callers.frames, callers.rate_hz = (SHIFTED,), 25.0
-        shifted = ("ParetogateDrift", "ParetogateCertificateVoid")
+        shifted = ("ParetogateDrift", "ParetogateCertificateVoid", "ParetogateEscalationDrift")
         fire_in_time(watching.watch((name, "") for name in shifted))
 
         # The slow engine may have shed some itself: a pair of long windows would remember that for minutes.
@@ -146,8 +147,7 @@ def test_alerts_fire_on_their_faults_in_time_and_the_board_has_data(tmp_path: Pa
         pace.write_text(str(CROWDED_MS))
         # More at once than may be inside.
         crowd = Traffic(MIXED, 200.0, BUDGET_MS, "balanced", key=running.key)
-        with traffic(running.url, crowd, clients=96):
-            fire_in_time(watching.watch(shedding))
+        fire_in_time(watching.watch(shedding, lambda: traffic(running.url, crowd, clients=96)))
 
         os.kill(running.pid, signal.SIGKILL)
         fire_in_time(watching.watch([("ParetogateDown", "")]))
