@@ -15,6 +15,7 @@ from router.errors import MalformedRequest
 from router.execution import Answer
 
 _JPEG_QUALITY = 90
+_MOST_FIELDS = 16
 # Where a request says no least score: what is less sure than this is not worth drawing.
 DRAWN_FROM = 0.25
 
@@ -44,12 +45,20 @@ class Shape:
 PLAIN = Shape()
 
 
+def fields_of(query: bytes) -> list[tuple[str, str]]:
+    """Return a query's names and values; raises MalformedRequest when there are too many."""
+    try:
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError as error:
+        raise MalformedRequest(f"the query has more than {_MOST_FIELDS} fields") from error
+
+
 def shape_of(query: bytes) -> Shape:
     """Read a query; raises MalformedRequest, which names the parameter."""
     if not query:
         return PLAIN
     said: dict[str, str] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16):
+    for name, value in fields_of(query):
         if name not in ("format", "render", "image_id"):
             raise MalformedRequest(f"?{name[:40]}: unknown; there are format, render and image_id")
         if name in said:

@@ -15,7 +15,7 @@ gateway's own nor one that was configured is refused: browsers let any page open
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -27,6 +27,7 @@ from router.headers import Headers, only
 from router.http_body import Receive, SenderLeft
 from router.http_reply import Scope, Send, grouped, refusal, request_id_in
 from router.problems import Problem, problem_of
+from router.shapes import fields_of
 from router.stream import FrameStream, Result, Streams
 from router.wishes import (
     ACCURACY_HEADER,
@@ -183,11 +184,7 @@ def encode_result(result: Result[bytes], request_id: str) -> bytes:
 def with_query(headers: Headers, query: bytes) -> Headers:
     """Return the headers with what the query says; raises MalformedRequest, which names the parameter."""
     both: dict[bytes, list[bytes]] = {name: list(values) for name, values in headers.items()}
-    try:
-        said = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
-    except ValueError as error:
-        raise MalformedRequest(f"the query: {error}") from error
-    for name, value in said:
+    for name, value in fields_of(query):
         header = _PARAMETERS.get(name)
         if header is None:
             raise MalformedRequest(f"?{name[:40]}: unknown; there are {', '.join(_PARAMETERS)}")

@@ -54,7 +54,7 @@ def read_totals(registry: CollectorRegistry) -> Totals:
     bounds = {float(by): value for (name, by), value in sums.items() if name == _WITHIN}
     return Totals(
         outcomes=tuple((cast("OutcomeName", name), total(_REQUESTS, name)) for name in get_args(OutcomeName)),
-        answers=tuple((by, round(value)) for (name, by), value in sums.items() if name == _ANSWERS),
+        answers=tuple((by, round(value)) for (name, by), value in sums.items() if name == _ANSWERS and value),
         budgeted=total(_BUDGETED),
         missed=total(_MISSED),
         decided=total(_DECIDED),

@@ -21,9 +21,12 @@ def triton_env() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless browser with a camera that shows a test pattern; skips where none is installed."""
+    """A headless browser with a camera that shows a test pattern; skips where none is installed.
+
+    For a module at a time: while it runs, its event loop counts as running, and other tests start their own.
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     chromium = next((path for path in map(shutil.which, names) if path is not None), None)
     if chromium is None:

@@ -103,6 +103,7 @@ async def test_a_rendered_answer_is_the_frame_with_its_boxes(bench: Bench, frame
         ({"image": ""}, "?render=1&format=coco", "exclude each other"),
         ({"image": ""}, "?format=json&format=coco", "twice"),
         ({"image": ""}, "?fromat=coco", "?fromat: unknown"),
+        ({"image": ""}, "?" + "&".join(["format=json"] * 17), "more than 16 fields"),
     ],
 )
 async def test_a_malformed_request_names_what_is_wrong(
