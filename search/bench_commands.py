@@ -264,8 +264,8 @@ def study(
 
     from search.console import ConsoleProgress
     from search.run_folder import RunError, write_text
-    from search.study import Wishes
     from search.study import study as carry_out
+    from search.study_plan import Wishes
     from search.study_table import MOST_BEHIND, print_study
     from search.study_values import read_study
 

@@ -51,8 +51,10 @@ class Settings(Value):
     Paths are absolute. calibration_share: of train, held out where the data set has no calibration
     split of its own. search_images: validation images that candidates are judged on.
     objective: what accuracy means. latency_weight: the score of evolution is accuracy − this · milliseconds.
-    tolerance: accuracy that a faster precision may lose. max_trail: by how much a published model's may trail
-    the best one's. latency_table: the digest of the given table; the table itself is copied into the run.
+    tune_above: what int8 may lose of the objective before the subnet is tuned for it, `tune_steps` long (0:
+    never). tolerance: accuracy that a faster precision may lose. max_trail: by how much a published model's
+    may trail the best one's. latency_table: the digest of the given table; the table itself is copied into
+    the run.
     """
 
     data: str
@@ -89,6 +91,8 @@ class Settings(Value):
     quantization: Calibration = "minmax"
     nms_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1)] = ("openvino", "onnxruntime")
+    tune_above: NonNegativeFloat = 0.005
+    tune_steps: Annotated[int, Field(ge=0)] = 150
     tolerance: NonNegativeFloat = 0.005
     publish: Annotated[int, Field(ge=2)] = 8
     max_mb: PositiveFloat = 16.0
@@ -126,7 +130,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
         "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou",
     ),
-    "export": ("seed", "keep", "max_trail", "precisions", "quantization", "nms_iou"),
+    "export": (
+        "seed", "keep", "max_trail", "precisions", "quantization", "nms_iou", "objective", "runtimes",
+        "search_images", "any_way_up", "paste", "tune_above", "tune_steps",
+    ),
     "measure": ("seed", "objective", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
     "route": ("seed",),
     "publish": ("seed",),

@@ -6,7 +6,7 @@ difference of two arms is taken image by image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,8 +69,8 @@ def compared(arms: Sequence[ArmModels], budgets_ms: Sequence[float], *, seed: in
         maps = np.array([_maps(model.test, drawn) for model in arm.models])
         p50_ms = np.array([model.p50_ms for model in arm.models])
         valid = np.array([mean_precision(model.valid) for model in arm.models])
-        of = _averaged(arm.sets, lambda one, p=p50_ms, v=valid, m=maps: _along(within(one, p, v, spread), m))
-        at = _averaged(arm.sets, lambda one, p=p50_ms, v=valid, m=maps: _each(within(one, p, v, budgets), m))
+        of = np.mean([_each(within(one, p50_ms, valid, spread), maps) for one in arm.sets], axis=(0, 1))
+        at = np.mean([_each(within(one, p50_ms, valid, budgets), maps) for one in arm.sets], axis=0)
         found.append((arm, maps, of, at))
     _, _, area_before, at_before = found[0]
     return tuple(
@@ -134,18 +134,9 @@ def _maps(table: MatchTable, drawn: NDArray[np.int64]) -> Floats:
     return np.array([mean_precision(strong, weights) + rest for weights in drawn])
 
 
-def _along(chosen: NDArray[np.int64], maps: Floats) -> Floats:
-    """Return [samples] the mean over budgets of the chosen models' mAP, 0 where none was."""
-    return np.asarray(_each(chosen, maps).mean(axis=0))
-
-
 def _each(chosen: NDArray[np.int64], maps: Floats) -> Floats:
     """Return [budgets, samples] the chosen models' mAP, 0 where none was."""
     return np.where(chosen[:, None] >= 0, maps[chosen], 0.0)
-
-
-def _averaged(sets: Sequence[tuple[int, ...]], figure: Callable[[tuple[int, ...]], Floats]) -> Floats:
-    return np.asarray(np.mean([figure(one) for one in sets], axis=0))
 
 
 def _interval(samples: Floats) -> Interval:
