@@ -3,11 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Exactly the files that were tested; nothing is resolved. The project itself comes without dependencies then.
+LOCKS := deploy/locks
+LOCKED := $(PIP) --no-deps --require-hashes --requirement
+PROJECT := $(PIP) --no-deps --editable .
 # A plain `torch` brings gigabytes of CUDA packages: the version is pinned where it is installed.
 TORCH ?= torch==2.13.0
+# What resolves the locks, in an environment of its own.
+UV ?= uv==0.13.9
 JOBS ?= 2
 
-.PHONY: help demo test check format bench bench-models bench-serving soak wire clean system
+.PHONY: help demo test check lock audit format bench bench-models bench-serving soak wire clean system
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -16,14 +22,16 @@ help: ## Show what can be made
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serving: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[loadtest]'
+$(VENV)/.serving: pyproject.toml $(LOCKS)/loadtest.txt | $(BIN)/python
+	$(LOCKED) $(LOCKS)/loadtest.txt
+	$(PROJECT)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[dev]'
-	$(PIP) --editable '.[otel]'  # apart: together pip tries combinations for minutes
+$(VENV)/.dev: pyproject.toml $(LOCKS)/dev.txt | $(BIN)/python
+	$(LOCKED) $(LOCKS)/dev.txt
+	$(PIP) '$(TORCH)'  # what its build for CPUs needs is there already
+	$(PROJECT)
+	$(BIN)/python -m pip check
 	@touch $@ $(VENV)/.serving
 
 .venv-triton/.ready: tests/e2e/make_triton_env.sh
@@ -39,11 +47,21 @@ demo: $(VENV)/.serving ## Render frames, start the gateway on the demo frontier,
 test: $(VENV)/.dev .venv-triton/.ready system ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
-check: $(VENV)/.dev ## Lint, types, layers
+check: $(VENV)/.dev ## Lint, types, layers, locks; an audit where its service can be reached
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m deploy.lock
+	$(BIN)/python -m deploy.audit
+
+audit: $(VENV)/.dev ## Look for known vulnerabilities in the locks; no answer is an error here
+	$(BIN)/python -m deploy.audit --must
+
+lock: ## Resolve the locks again; pins stay where they can, UPGRADE=1 takes the newest
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '$(UV)'
+	UV=.venv-lock/bin/uv bash $(LOCKS)/resolve.sh $(if $(UPGRADE),--upgrade)
 
 format: $(VENV)/.dev ## Format the code and mend what lint can
 	$(BIN)/ruff check --fix .

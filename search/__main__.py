@@ -260,6 +260,7 @@ def report(run: Run, repo: Repo, again: Again = False) -> None:
 app.add_typer(bench_commands.bench, name="bench", rich_help_panel="Tools")
 app.command(rich_help_panel="Tools")(tools.render)
 app.command(rich_help_panel="Tools")(tools.triton)
+app.command(rich_help_panel=_PUBLISHED)(tools.copy)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
 app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)
 app.command(rich_help_panel=_PUBLISHED)(tools.remeasure)

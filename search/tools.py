@@ -107,6 +107,24 @@ def triton(
     typer.echo(f"{out}: {len(list(out.iterdir()))} entries")
 
 
+def copy(
+    source: Annotated[Path, typer.Option("--from", help="a published model repository")],
+    target: Annotated[Path, typer.Option("--to", help="the repository to publish its set into")],
+) -> None:
+    """Publish a repository's set into another one, whose gateways take it over.
+
+    Models that are there already stay untouched; the manifest is replaced at once or not at all.
+    """
+    from model_repo.publish import RepositoryError
+    from model_repo.publish import copy as publish_copy
+
+    try:
+        published = publish_copy(opened(source), target)
+    except (RepositoryError, OSError) as error:
+        raise RunError(str(error)) from error
+    typer.echo(f"{target}: {len(published.frontier.variants)} models, {published.digest[:12]}")
+
+
 def plans(
     repo: RepositoryOption,
     every: Annotated[bool, typer.Option("--every", help="dominated ones too")] = False,
