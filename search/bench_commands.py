@@ -244,11 +244,11 @@ def study(
     show: Annotated[Path | None, typer.Option(help="print this finished study and do nothing")] = None,
     minutes_each: Annotated[float, typer.Option(help="training of each member of the family")] = 4.0,
     others: Annotated[int, typer.Option(min=0, help="random subnets trained alone beside the family")] = 6,
-    frontier: Annotated[int, typer.Option(min=2, help="models of the search's frontier")] = 8,
+    frontier: Annotated[int, typer.Option(min=2, help="models of the search's frontier")] = 6,
     candidates: Annotated[int, typer.Option(min=2, help="subnets that the search evaluates")] = 480,
-    polish_share: Annotated[
-        float, typer.Option(help="last share of the search's training, for the frontier alone")
-    ] = 0.25,
+    finish_share: Annotated[
+        float, typer.Option(help="last share of the search's training: its frontier's models, each alone")
+    ] = 0.5,
     space: Annotated[str, typer.Option(metavar="JSON", help="the search space, as `run` takes it")] = "{}",
     calm_share: Annotated[float, typer.Option(help="as `run` takes it")] = 0.15,
     paste: Annotated[float, typer.Option(help="as `run` takes it")] = 0.0,
@@ -278,7 +278,7 @@ def study(
         settings = {
             "data": data, "space": space, "calm_share": calm_share, "paste": paste, "any_way_up": any_way_up,
         }  # fmt: skip
-        wishes = Wishes(minutes_each, others, frontier, candidates, polish_share, seed, settings)
+        wishes = Wishes(minutes_each, others, frontier, candidates, finish_share, seed, settings)
         with ConsoleProgress(console) as progress:
             result = carry_out(out, wishes, progress)
         if save is not None:

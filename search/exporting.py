@@ -32,13 +32,15 @@ from search.artifacts import (
     some_frames,
 )
 from search.candidates import kept
+from search.finishing import weights_for
 from search.measure import LoadedSplit, loaded, predictions, unmeasured
 from search.run_folder import write_text
 from search.space import Architecture
-from search.steps import augment_of, judge_of, judged_images, read_candidates, space_of
+from search.steps import augment_of, judged_images, read_candidates, space_of
 
 if TYPE_CHECKING:
     from search.batches import FramePool
+    from search.evaluate import SubnetEvaluator
     from search.pipeline import Context
     from search.supernet.plain import PlainDetector
 
@@ -52,15 +54,13 @@ def export(context: Context) -> list[Path]:
     chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
     for left in root.glob(".making-*"):  # by a run that was stopped
         rmtree(left)
-    evaluator = judge_of(context).evaluator(exact=True, threads=cores())
     exporter = _Exporter(context)
     context.progress.start("export", len(chosen))
     every: list[Artifact] = []
     for candidate in chosen:
         record = root / f"{candidate.architecture}.json"
         if not record.exists():
-            detector = evaluator.detector(Architecture.parse(candidate.architecture))
-            made = exporter.artifacts(detector)
+            made = exporter.artifacts(exporter.detector(Architecture.parse(candidate.architecture)))
             write_text(record, Artifacts(artifacts=made).model_dump_json(indent=2) + "\n")
         done = Artifacts.model_validate_json(record.read_text()).artifacts
         every += done
@@ -80,6 +80,25 @@ class _Exporter:
         self._ranged: list[NDArray[np.uint8]] = []
         self._valid: LoadedSplit | None = None
         self._pool: FramePool | None = None
+        self._evaluators: dict[Path, SubnetEvaluator] = {}
+
+    def detector(self, arch: Architecture) -> PlainDetector:
+        """Return a subnet, fused, with batch norms of its own, as it was finished or as it was shared."""
+        import torch
+
+        from search.evaluate import SubnetEvaluator
+        from search.weights import read_supernet
+
+        weights = weights_for(self._context, arch)
+        if weights not in self._evaluators:
+            torch.set_num_threads(cores())  # it decides how sums are split, and so about the last bits
+            self._evaluators = {
+                weights: SubnetEvaluator(
+                    read_supernet(weights).supernet(), self._context.dataset(),
+                    seed=self._context.settings.seed, precision="float32",
+                )
+            }  # fmt: skip
+        return self._evaluators[weights].detector(arch)
 
     def artifacts(self, detector: PlainDetector) -> tuple[Artifact, ...]:
         """Write a fused detector's files and describe them."""

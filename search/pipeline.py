@@ -153,6 +153,10 @@ def _step(name: str) -> Callable[[Context], list[Path]]:
         from search import steps
 
         return {"data": steps.data, "train": steps.train, "explore": steps.explore}[name]
+    if name == "finish":
+        from search import finishing
+
+        return finishing.finish
     if name == "export":
         from search import exporting
 

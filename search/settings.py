@@ -18,7 +18,7 @@ from search.run_folder import RunError, RunFolder, Setting, write_text
 from search.space import Space, aspect_of, resolutions_for
 from search.strategies import Algorithm
 
-STEPS = ("data", "train", "explore", "export", "measure", "route", "publish", "report")
+STEPS = ("data", "train", "explore", "finish", "export", "measure", "route", "publish", "report")
 SETTINGS_FILE = "settings.json"
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
 Calibration = Literal["minmax", "entropy", "percentile"]
@@ -87,6 +87,8 @@ class Settings(Value):
     workers: PositiveInt = 2
     checkpoint_s: NonNegativeFloat = 60.0
     keep: Annotated[int, Field(ge=2)] = 24
+    finish_minutes: PositiveFloat | None = None
+    finish_steps: PositiveInt | None = None
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = PRECISIONS
     quantization: Calibration = "minmax"
     nms_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
@@ -104,6 +106,8 @@ class Settings(Value):
         given = [name for name in ("steps", "minutes", "weights") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.finish_minutes is not None and self.finish_steps is not None:
+            raise ValueError("finish_minutes and finish_steps exclude each other")
         if self.polish and self.favour is None:
             raise ValueError("polish needs favour: the subnets to polish")
         return self
@@ -129,6 +133,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
         "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou",
+    ),
+    "finish": (
+        "seed", "keep", "max_trail", "finish_minutes", "finish_steps", "batch_size", "learning_rate",
+        "any_way_up", "paste",
     ),
     "export": (
         "seed", "keep", "max_trail", "precisions", "quantization", "nms_iou", "objective", "runtimes",

@@ -5,8 +5,8 @@ Four arms, all from the same space, data, augmentation and latencies:
   family      n, s, m and l: every gene at the same share of its choices (a quarter, a half, three quarters,
               all), each trained alone for the same time
   search      a supernet trained for what the family costs in all; the first part the supernet as a whole,
-              then the explored frontier's models at their own resolutions ("polish")
-  unpolished  the same frontier after the first part: it has cost that much less
+              then the explored frontier's models each alone, from the shared weights (step `finish`)
+  unfinished  the same frontier after the first part: it has cost that much less
   random      as many subnets drawn at random from the supernet after the first part, a hundred such sets
 
 Exploring comes on top and is told apart. The family's members and some random subnets trained alone also say
@@ -28,18 +28,20 @@ from model_repo.scoring import MatchTable, match
 from search.candidates import kept
 from search.measure import load_predictions, save_predictions, truths_of
 from search.pipeline import Context, run_steps
+from search.predict import LatencyModel, LatencyTable
 from search.run_folder import Progress, write_text
 from search.space import Architecture, Space
 from search.steps import measured_p50_ms, read_candidates, space_of, weights_of
 from search.strategies import graded
 from search.study_figures import ArmModels, Judged, compared, ranking
-from search.study_plan import Wishes, architecture_of, context_of, opened, planned, polished, trained
+from search.study_plan import Wishes, architecture_of, context_of, finished, opened, planned, trained
 from search.study_values import SIZES, Study
 
 if TYPE_CHECKING:
     from search.evaluate import SubnetEvaluator
 
 _SETS = 100
+_BELOW = 0.8
 _POOL = 3
 """Random subnets that are judged for each one of a set."""
 
@@ -55,8 +57,9 @@ def study(out: Path, wishes: Wishes, progress: Progress) -> Study:
     for training in plan.alone:
         trained(out, wishes, training, progress)
     supernet = trained(out, wishes, plan.supernet, progress)
-    frontier, seconds = _frontier(supernet, wishes, progress)
-    polish = polished(out, wishes, plan, frontier, progress)
+    alone = [architecture_of(training) for training in plan.alone]
+    frontier, seconds = _frontier(supernet, space, alone[: len(SIZES)], wishes)
+    again = finished(out, wishes, plan, space, frontier, progress)
     drawn = _random(
         space, wishes, exclude=[*frontier, *(architecture_of(training) for training in plan.alone)]
     )
@@ -65,7 +68,8 @@ def study(out: Path, wishes: Wishes, progress: Progress) -> Study:
     answers = _Answers(out / "answers", supernet, progress)
     for training in plan.alone:
         answers.add(training.name, context_of(out, training.name, progress), [architecture_of(training)])
-    answers.add("search", polish, frontier)
+    for training in again:
+        answers.add("search", context_of(out, training.name, progress), [architecture_of(training)])
     answers.add("supernet", supernet, [*frontier, *drawn, *alone])
 
     def judged(arm: str, architectures: Sequence[Architecture]) -> tuple[Judged, ...]:
@@ -84,14 +88,19 @@ def study(out: Path, wishes: Wishes, progress: Progress) -> Study:
         for _ in range(_SETS)
     )
     every = tuple(range(len(frontier)))
-    first_minutes = plan.supernet.minutes
+    first_minutes, finish_minutes = plan.supernet.minutes, sum(training.minutes for training in again)
     budgets_ms = [member.p50_ms for member in members[1:]]
     progress.start("compare the arms", None)
     arms = compared(
         (
             ArmModels("family", sum(t.minutes for t in family), members, (tuple(range(len(members))),)),
-            ArmModels("search", first_minutes + plan.polish.minutes, judged("search", frontier), (every,)),
-            ArmModels("unpolished", first_minutes, judged("supernet", frontier), (every,)),
+            ArmModels(
+                "search",
+                first_minutes + finish_minutes,
+                judged("search", frontier),
+                (every,),
+            ),
+            ArmModels("unfinished", first_minutes, judged("supernet", frontier), (every,)),
             ArmModels("random", first_minutes, judged("supernet", drawn), sets),
         ),
         budgets_ms,
@@ -102,6 +111,7 @@ def study(out: Path, wishes: Wishes, progress: Progress) -> Study:
         environment=environment(),
         budgets_ms=tuple(budgets_ms),
         explore_seconds=seconds,
+        finished=again,
         arms=arms,
         ranking=ranking(
             [one.name for one in alone],
@@ -121,12 +131,22 @@ def _random(space: Space, wishes: Wishes, exclude: Sequence[Architecture]) -> li
     return [one for one in drawn if one not in exclude][:wanted]
 
 
-def _frontier(supernet: Context, wishes: Wishes, progress: Progress) -> tuple[list[Architecture], float]:
-    """Explore the supernet; return the frontier, cheapest first, and the seconds that exploring took."""
+def _frontier(
+    supernet: Context, space: Space, members: Sequence[Architecture], wishes: Wishes
+) -> tuple[list[Architecture], float]:
+    """Explore the supernet; return its frontier within the family's latencies, cheapest first, and the
+    seconds that exploring took.
+
+    By estimated latency, and somewhat below the family's fastest: a model there counts from then on.
+    """
     run_steps(supernet, ("explore",))
     record = supernet.folder.record("explore")
     assert record is not None  # just done
-    best = kept(read_candidates(supernet), wishes.frontier)
+    path = supernet.folder.root / "explore" / "latency_table.json"
+    latency_ms = LatencyModel(space, LatencyTable.parse(path.read_text(), str(path)))
+    low, high = _BELOW * latency_ms(members[0]), latency_ms(members[-1])
+    within = [one for one in read_candidates(supernet) if low <= one.latency_ms <= high]
+    best = kept(within, wishes.frontier)
     return [Architecture.parse(candidate.architecture) for candidate in best], record.seconds
 
 

@@ -8,23 +8,25 @@ at work then, and every training repeats to the bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 
 import numpy as np
+from scipy.optimize import nnls
 
 from model_repo.frontier import DatasetInfo
-from search.candidates import Candidate
+from search.finishing import RATE_SHARE
 from search.pipeline import Context, open_run, run_steps
 from search.run_folder import Progress, RunError, Silent, write_text
+from search.settings import Settings
 from search.space import Architecture, Space
 from search.strategies import graded
 from search.study_values import SIZES, Plan, Training
 
 _SUPERNET_TIMES = 4
-"""So many times the steps are timed where they differ: of the supernet, half as many of polishing."""
+"""So many times the steps are timed of the supernet, whose steps differ."""
 _SKIPPED_SHARE = 0.2
 _ROUNDS = 2
 
@@ -39,7 +41,7 @@ class Wishes:
     others: int
     frontier: int
     candidates: int
-    polish_share: float
+    finish_share: float
     seed: int
     settings: Mapping[str, object]
     timed_steps: int = 24
@@ -90,7 +92,7 @@ def planned(out: Path, wishes: Wishes, space: Space, frame: Context, progress: P
             "dataset": (plan.dataset, dataset),
             "seed": (plan.seed, wishes.seed),
             "minutes_each": (plan.minutes_each, wishes.minutes_each),
-            "polish_share": (plan.polish_share, wishes.polish_share),
+            "finish_share": (plan.finish_share, wishes.finish_share),
             "candidates": (plan.candidates, wishes.candidates),
         }
         wrong = [name for name, (before, now) in asked.items() if before != now]
@@ -119,11 +121,11 @@ def planned(out: Path, wishes: Wishes, space: Space, frame: Context, progress: P
         dataset=dataset,
         seed=wishes.seed,
         minutes_each=wishes.minutes_each,
-        polish_share=wishes.polish_share,
+        finish_share=wishes.finish_share,
         candidates=wishes.candidates,
         alone=alone,
-        supernet=training("supernet", None, in_all_s * (1 - wishes.polish_share), taken["supernet"]),
-        polish=training("polish", None, in_all_s * wishes.polish_share, taken["polish"]),
+        supernet=training("supernet", None, in_all_s * (1 - wishes.finish_share), taken["supernet"]),
+        finish_minutes=in_all_s * wishes.finish_share / 60.0,
     )
     write_text(path, plan.model_dump_json(indent=1) + "\n")
     return plan
@@ -133,13 +135,10 @@ def _step_seconds(
     out: Path, wishes: Wishes, members: Sequence[Architecture], progress: Progress
 ) -> dict[str, float]:
     """Return what a step of each training takes: the least of the rounds' means, the first steps left out."""
-    polished = out / "timing" / "polished.jsonl"
-    write_text(polished, _journal(members))
     kinds: dict[str, dict[str, object]] = {
         one.name: {"space": _only(one, wishes), "steps": wishes.timed_steps} for one in members
     }
     kinds["supernet"] = {"steps": _SUPERNET_TIMES * wishes.timed_steps}
-    kinds["polish"] = {**_polish_settings(polished), "steps": _SUPERNET_TIMES * wishes.timed_steps // 2}
     taken: dict[str, list[float]] = {name: [] for name in kinds}
     progress.start("time the steps of every training", _ROUNDS * len(kinds))
     for _ in range(_ROUNDS):
@@ -164,34 +163,41 @@ def trained(out: Path, wishes: Wishes, training: Training, progress: Progress) -
     return opened(out / training.name, wishes, given, progress, "train")
 
 
-def polished(
-    out: Path, wishes: Wishes, plan: Plan, frontier: Sequence[Architecture], progress: Progress
-) -> Context:
-    journal = out / "frontier.jsonl"
-    write_text(journal, _journal(frontier))
-    given = _polish_settings(journal)
-    given |= {"init": out / "supernet" / "train" / "weights.pt", "steps": plan.polish.steps}
-    return opened(out / plan.polish.name, wishes, given, progress, "train")
-
-
-def _polish_settings(journal: Path) -> dict[str, object]:
-    """Return the settings of a last part of training that is for some subnets only, as the README has it."""
-    return {
-        "favour": journal, "polish": True, "solo_share": 0.0, "calm_share": 1.0, "random_subnets": 2,
-        "learning_rate": 1e-3,
-    }  # fmt: skip
-
-
-def _journal(architectures: Sequence[Architecture]) -> str:
-    """Return a journal of candidates that names these subnets as equally good; latencies keep them apart."""
-    rows = [
-        Candidate(
-            architecture=one.name, generation=0, slices=(0.1 + 0.001 * k,), images=16, finished=True,
-            latency_ms=1.0 + k, seconds=0.0,
+def finished(
+    out: Path, wishes: Wishes, plan: Plan, space: Space, frontier: Sequence[Architecture], progress: Progress
+) -> tuple[Training, ...]:
+    """Train each of the frontier's models alone from the supernet's weights, all for the same time."""
+    step_s = step_seconds_fit(plan, space)
+    each_s = 60.0 * plan.finish_minutes / len(frontier)
+    done = []
+    for one in frontier:
+        seconds = step_s(one)
+        training = Training(
+            name=f"finish/{one.name}",
+            architecture=one.name,
+            steps=max(round(each_s / seconds), 1),
+            step_s=seconds,
         )
-        for k, one in enumerate(architectures)
-    ]  # fmt: skip
-    return "".join(row.model_dump_json() + "\n" for row in rows)
+        given: dict[str, object] = {
+            "space": _only(one, wishes),
+            "steps": training.steps,
+            "init": out / plan.supernet.name / "train" / "weights.pt",
+            "calm_share": 1.0,
+            "learning_rate": RATE_SHARE * Settings(data="").learning_rate,
+        }
+        opened(out / training.name, wishes, given, progress, "train")
+        done.append(training)
+    return tuple(done)
+
+
+def step_seconds_fit(plan: Plan, space: Space) -> Callable[[Architecture], float]:
+    """Return what a step of a subnet takes, in seconds: a line through those that were timed, over
+    multiply-accumulates, fitted to the relative error."""
+    macs = np.array([space.cost(architecture_of(training)).macs for training in plan.alone]) / 1e9
+    taken = np.array([training.step_s for training in plan.alone])
+    rows = np.column_stack((np.ones_like(macs), macs)) / taken[:, None]
+    base, slope = (float(value) for value in nnls(rows, np.ones_like(taken))[0])
+    return lambda one: base + slope * space.cost(one).macs / 1e9
 
 
 def _only(one: Architecture, wishes: Wishes) -> str:

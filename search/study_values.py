@@ -19,8 +19,8 @@ SIZES = ("n", "s", "m", "l")
 class Training(Value):
     """One training of the study: what it trained and what it was allowed.
 
-    step_s: seconds per step, measured before the first training began; steps · step_s is its cost, the same
-    on a machine that is busy meanwhile.
+    step_s: seconds per step, measured before the first training began, or for the frontier's models fitted
+    to those; steps · step_s is its cost, the same on a machine that is busy meanwhile.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Plan(Value):
     dataset: DatasetInfo
     seed: NonNegativeInt
     minutes_each: PositiveFloat
-    polish_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    finish_share: Annotated[float, Field(gt=0.0, lt=1.0)]
     candidates: PositiveInt
     alone: tuple[Training, ...]
     supernet: Training
-    polish: Training
+    finish_minutes: PositiveFloat
 
 
 class Interval(Value):
@@ -104,6 +104,7 @@ class Study(Value):
     environment: Environment
     budgets_ms: tuple[PositiveFloat, ...]
     explore_seconds: NonNegativeFloat
+    finished: Annotated[tuple[Training, ...], Field(description="the frontier's models, trained on alone")]
     arms: tuple[Arm, ...]
     ranking: Ranking
 

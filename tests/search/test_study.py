@@ -149,9 +149,9 @@ def test_a_study_is_made_goes_on_where_it_was_and_is_told(tmp_path: Path) -> Non
         3,
     )
     made = study(tmp_path / "out", wishes, Silent())
-    assert [arm.name for arm in made.arms] == ["family", "search", "unpolished", "random"]
+    assert [arm.name for arm in made.arms] == ["family", "search", "unfinished", "random"]
     before, after = made.arm("family").minutes, made.arm("search").minutes
-    steps = [*made.plan.alone, made.plan.supernet, made.plan.polish]
+    steps = [*made.plan.alone, made.plan.supernet, *made.finished]
     assert abs(after - before) <= sum(training.step_s for training in steps) / 60
     assert len(made.ranking.architectures) == 5
 
