@@ -51,7 +51,7 @@ def study(out: Path, wishes: Wishes, progress: Progress) -> Study:
 
     Raises RunError when the folder holds another study, and what the steps of a run raise.
     """
-    frame = opened(out / "supernet", wishes, {"steps": 1, "candidates": wishes.candidates}, progress, "data")
+    frame = opened(out / "data", wishes, {"steps": 1}, progress, "data")
     space = space_of(frame)
     plan = planned(out, wishes, space, frame, progress)
     for training in plan.alone:
