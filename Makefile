@@ -13,7 +13,7 @@ TORCH ?= torch==2.13.0
 UV ?= uv==0.13.9
 JOBS ?= 2
 
-.PHONY: help demo test check lock audit format bench bench-models bench-serving soak wire clean system
+.PHONY: help demo test check lock audit format bench bench-models bench-serving bench-monitoring peers soak wire clean system
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -70,7 +70,7 @@ format: $(VENV)/.dev ## Format the code and mend what lint can
 wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. router/wire/*.proto
 
-bench: bench-models bench-serving ## Measure every claim on the demo frontier, in two parts
+bench: bench-models bench-serving bench-monitoring ## Measure every claim on the demo frontier, in three parts
 
 bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and routing
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
@@ -79,12 +79,21 @@ bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and r
 	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
 
 bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores (40 minutes)
+	$(BIN)/python -m loadtest bench generator
+	$(BIN)/python -m loadtest bench stall
 	$(BIN)/python -m loadtest bench overhead --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench budgets --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench stream --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench overload --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test
+
+bench-monitoring: $(VENV)/.dev .venv-triton/.ready system build/conveyor/.rendered ## Claims about alerts and the board (15 minutes)
+	$(BIN)/python -m deploy.bench_monitoring --repo model_repo --frames build/conveyor/test
+
+peers: $(VENV)/.dev build/conveyor/.rendered ## The gateway beside other servers, on two cores (25 minutes, and 5 to install them)
+	$(BIN)/python -m loadtest peers --repo model_repo --frames build/conveyor/test \
+		--json build/peers/peers.json --markdown build/peers/peers.md --report build/peers/peers.html
 
 soak: $(VENV)/.dev build/conveyor/.rendered ## Load the gateway for 20 minutes and look for leaks
 	$(BIN)/python -m loadtest bench soak --repo model_repo --frames build/conveyor/test

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import bench_change, bench_load, bench_stream
+from loadtest import bench_change, bench_generator, bench_load, bench_stream
 from loadtest.bench_overhead import (
     LEAST_THROUGHPUT,
     MOST_P50,
@@ -23,11 +21,11 @@ from loadtest.bench_overhead import (
     overhead,
 )
 from loadtest.closed import ConversationError
-from loadtest.frames import FramesError, read_frames
-from loadtest.process import ServerError, free_port
+from loadtest.frames import read_frames
+from loadtest.process import free_port
 from loadtest.raw import BareTarget
+from loadtest.screen import errors_in_words
 
-USAGE = 2
 RepoOption = Annotated[Path, typer.Option("--repo", help="a published model repository")]
 FramesOption = Annotated[Path, typer.Option("--frames", help="a folder of labelled frames")]
 
@@ -48,7 +46,7 @@ def overhead_(
     """
     table = Table("operating point", "", "p50 ms", "p99 ms", "answers/s")
     holds = True
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         contents = _contents(frames)
         for point in points.split(","):
             result = overhead(repo, contents, point, rounds=rounds)
@@ -95,7 +93,7 @@ def budgets(
                 finally:
                     await bare.close()
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(measure())
     _print_capacity(result.capacity)
     Console().print(
@@ -127,7 +125,7 @@ def overload(
         async with bench_load.served(repo) as served:
             return await bench_load.overload(served, contents, seconds=seconds, seed=seed)
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(measure())
     _print_capacity(result.capacity)
     Console().print(
@@ -152,7 +150,7 @@ def adaptation(
     every single model, and its attainment at least twice that of the largest.
     """
     console = Console()
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(
             bench_change.adaptation(repo, read_frames(frames, 200), console.print, seed=seed)
         )
@@ -173,7 +171,7 @@ def republish(
     seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
 ) -> None:
     """Replace the published set every 5 s under load; exit status 1 when a request fails."""
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(bench_change.republish(repo, _contents(frames), seconds=seconds, seed=seed))
     outcomes = ", ".join(f"{name} {count}" for name, count in sorted(result.outcomes.items()))
     Console().print(
@@ -200,7 +198,7 @@ def soak(
         async with bench_load.served(repo) as served:
             return await bench_load.soak(served, contents, minutes=minutes, seed=seed)
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         result = asyncio.run(measure())
     _print_capacity(result.capacity)
     Console().print(
@@ -237,7 +235,7 @@ def stream(
                 for edge, port in edges
             ]
 
-    with _errors_in_words():
+    with errors_in_words(ConversationError):
         results = asyncio.run(measure())
     table = Table(
         "over",
@@ -264,6 +262,60 @@ def stream(
     _conclude(all(one.holds for one in results))
 
 
+@bench.command()
+def generator(
+    rate: Annotated[float, typer.Option(help="requests per second")] = bench_generator.RATE_HZ,
+    seconds: Annotated[float, typer.Option(help="of load")] = 30.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Send to a server that does nothing, on another core, and see how well the schedule is kept.
+
+    Exit status 1 when the p99 of the issue delay is 1 ms or more, or a request had no answer.
+    """
+    with errors_in_words(ConversationError):
+        result = bench_generator.generator(rate_hz=rate, seconds=seconds, seed=seed)
+    table = Table("ms", "requests", "p50", "p99", "p99.9", "max")
+    for name, times in (("issue delay", result.issue_delay), ("latency", result.latency)):
+        row = (times.p50_ms, times.p99_ms, times.p999_ms, times.max_ms)
+        table.add_row(name, str(times.count), *(f"{value:.3f}" for value in row))
+    Console().print(table)
+    Console().print(
+        f"{'HOLDS' if result.holds else 'MISSES'}: at {rate:g}/s the p99 issue delay is"
+        f" {result.issue_delay.p99_ms:.3f} ms (below {bench_generator.MOST_DELAY_MS:g}),"
+        f" {result.unanswered} of {result.issue_delay.count} without an answer.",
+        highlight=False,
+    )
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def stall(
+    rate: Annotated[float, typer.Option(help="requests per second")] = 200.0,
+    seconds: Annotated[float, typer.Option(help="of load")] = 10.0,
+    stall_ms: Annotated[float, typer.Option(help="for which the server stops, once")] = 200.0,
+    seed: Annotated[int, typer.Option(help="of arrivals")] = 0,
+) -> None:
+    """Ask a server that stops once, in an open loop and in a closed one, and compare what they saw of it.
+
+    Exit status 1 unless the open loop's slowest percentiles show the stall in full.
+    """
+    with errors_in_words(ConversationError):
+        result = bench_generator.stall(rate_hz=rate, seconds=seconds, stall_ms=stall_ms, seed=seed)
+    table = Table("loop", "requests", "p50 ms", "p99 ms", "max ms", f"slower than {stall_ms / 2:g} ms")
+    for name, loop in (("open", result.open), ("closed", result.closed)):
+        row = (loop.latency.p50_ms, loop.latency.p99_ms, loop.latency.max_ms)
+        table.add_row(name, str(loop.latency.count), *(f"{value:.1f}" for value in row), str(loop.slow))
+    Console().print(table)
+    Console().print(
+        f"{'HOLDS' if result.holds else 'MISSES'}: the open loop saw {result.open.slow} requests wait half of"
+        f" the stall or longer, {result.expected:.0f} were due then; the closed loop {result.closed.slow}.",
+        highlight=False,
+    )
+    if not result.holds:
+        raise typer.Exit(1)
+
+
 def _print_capacity(capacity: bench_load.Capacity) -> None:
     Console().print(
         f"With next to no load: p50 {capacity.p50_ms:.2f} ms. Capacity: {capacity.rate_hz:.0f} requests/s"
@@ -274,15 +326,6 @@ def _print_capacity(capacity: bench_load.Capacity) -> None:
 
 def _contents(frames: Path) -> list[bytes]:
     return [frame.content for frame in read_frames(frames, 200)]
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    try:
-        yield
-    except (ServerError, FramesError, ConversationError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(USAGE) from error
 
 
 def _conclude(holds: bool) -> None:

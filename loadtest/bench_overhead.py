@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from loadtest.closed import BareConversation, Conversation, HttpConversation, latencies_ms, saturated_per_s
-from loadtest.process import ServerError, free_port, gateway, last_words, running
+from loadtest.process import ServerError, free_port, gateway, printed_port, running
 
 MOST_P50, MOST_P99, LEAST_THROUGHPUT = 1.10, 1.30, 0.90
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -28,7 +27,6 @@ _WARM_UP = 50
 _SLICES = 10
 # Of detections in the answers of both servers.
 _MIN_SCORE = 0.0005
-_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ def bare_server(repo: Path, point: str, *, core: int) -> Iterator[int]:
         log = Path(scratch) / "bare.log"
         command = ["loadtest.bare", "--repo", str(repo), "--point", point, "--min-score", str(_MIN_SCORE)]
         with running(command, log, core=core) as process:
-            yield _printed_port(log, lambda: process.poll() is not None)
+            yield printed_port(process, log)
 
 
 def _round(
@@ -142,15 +140,3 @@ def _round(
         Figures(float(np.quantile(taken, 0.5)), float(np.quantile(taken, 0.99)), float(np.mean(rates)))
         for taken, rates in zip(taken_ms, per_s, strict=True)
     ]
-
-
-def _printed_port(log: Path, ended: Callable[[], bool]) -> int:
-    give_up_s = time.monotonic() + _START_S
-    while time.monotonic() < give_up_s:
-        text = log.read_text().strip()
-        if text.isdecimal():
-            return int(text)
-        if ended():
-            break
-        time.sleep(0.05)
-    raise ServerError(f"the bare server did not start:\n{last_words(log)}")

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from loadtest.gateway import connect
 from loadtest.process import HOST, free_port, gateway, tail
 from loadtest.runner import Limits, Request
 from loadtest.schedule import poisson_ns
-from loadtest.session import Run, run_and_judge
+from loadtest.session import Job, Run, carry_out
+from loadtest.timetable import Timetable
 from loadtest.verdict import Conditions
 
 _RENDER_S = 120.0
@@ -61,7 +63,7 @@ def show(settings: DemoSettings, console: Console) -> None:
         folder = settings.frames or _render(settings, Path(scratch) / "frames", console)
         frames = read_frames(folder, settings.count)
         port, admin_port = settings.port or free_port(), free_port()
-        options = ("--admin-port", str(admin_port))
+        options = ("--admin-port", str(admin_port), "--console-frames", "12")
         with gateway(settings.repo, port, Path(scratch) / "gateway.log", *options) as process:
             url = f"http://{HOST}:{port}"
             console.print(f"gateway on {url}, pid {process.pid}, repository {settings.repo}")
@@ -93,19 +95,19 @@ def _render(settings: DemoSettings, folder: Path, console: Console) -> Path:
 async def _load_every_point(
     url: str, frames: Sequence[Frame], settings: DemoSettings
 ) -> tuple[tuple[str, Run], ...]:
-    target = connect(url, "http", timeout_s=Limits().timeout_s)
-    try:
-        runs = []
-        for point in (await target.describe()).operating_points:
-            # Each point meets the same frames at the same moments.
-            arrivals = poisson_ns(settings.rate_hz, len(frames), np.random.default_rng(settings.seed))
-            request = Request(operating_point=point)
-            runs.append(
-                (point, await run_and_judge(target, frames, arrivals, request, Limits(), _SHOWN, point))
-            )
-        return tuple(runs)
-    finally:
-        await target.close()
+    to_gateway = partial(connect, url, "http", timeout_s=Limits().timeout_s)
+    target = to_gateway()
+    points = (await target.describe()).operating_points
+    await target.close()
+    runs = []
+    for point in points:
+        # Each point meets the same frames at the same moments.
+        arrivals = poisson_ns(settings.rate_hz, len(frames), np.random.default_rng(settings.seed))
+        timetable = Timetable.of(arrivals, len(frames))
+        request = Request(operating_point=point)
+        job = Job(to_gateway, tuple(frames), timetable, request, Limits(), _SHOWN)
+        runs.append((point, await carry_out(job, point)))
+    return tuple(runs)
 
 
 def _table(runs: Sequence[tuple[str, Run]]) -> Table:
@@ -132,7 +134,8 @@ def _table(runs: Sequence[tuple[str, Run]]) -> Table:
 
 def _print_address(console: Console, url: str, metrics: str, frame: Path, point: str) -> None:
     console.print(
-        f"the gateway listens on {url} (API: {url}/openapi.json, metrics: {metrics}); for instance:"
+        f"the gateway listens on {url} (console: {url}/, API: {url}/openapi.json, metrics: {metrics});"
+        " for instance:"
     )
     console.print(
         f"  curl -s --data-binary @{frame} -H 'Content-Type: image/{_subtype(frame)}'"

@@ -87,6 +87,19 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
     raise ServerError(f"the gateway was not ready after {_START_S:g} s:\n{last_words(log)}")
 
 
+def printed_port(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait until a server has printed the port that it listens on, and nothing else; raises ServerError."""
+    give_up_s = time.monotonic() + _START_S
+    while time.monotonic() < give_up_s:
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        if text.isdecimal():
+            return int(text)
+        if process.poll() is not None:
+            break
+        time.sleep(_POLL_S / 2)
+    raise ServerError(f"the server did not start:\n{last_words(log)}")
+
+
 def last_words(log: Path) -> str:
     """Return the end of a server's output."""
     return tail(log.read_text(encoding="utf-8", errors="replace"))

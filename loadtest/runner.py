@@ -9,7 +9,9 @@ verdict calls a run with too much of it invalid rather than slow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from loadtest.sample import Reply, Sample
@@ -43,8 +45,12 @@ class Limits:
             raise ValueError(f"timeout and open requests must be positive, got {self}")
 
 
-def _ignore(_: Sample) -> None:
+def _ignore(_: int, __: Sample) -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 async def warm_up(target: Target, frames: Sequence[bytes], request: Request, count: int) -> None:
@@ -59,11 +65,18 @@ async def run_open_loop(
     arrivals_ns: Arrivals,
     request: Request | Callable[[int], Request],
     limits: Limits,
-    on_done: Callable[[Sample], None] = _ignore,
+    on_done: Callable[[int, Sample], None] = _ignore,
+    *,
+    frame_of: Callable[[int], int] | None = None,
+    start_ns: int | None = None,
+    stopped: Callable[[], bool] = _never,
 ) -> tuple[Sample, ...]:
-    """Send frame i mod n at each arrival i and return one sample per arrival, in schedule order.
+    """Send a frame at each arrival and return one sample per arrival, in schedule order.
 
-    request: what they all carry, or what request number i does.
+    request: what they all carry, or what request number i does. on_done: is told of each, with its number.
+    frame_of: the position of request i's frame; i mod n unless given. start_ns: the schedule's zero on the
+    event loop's clock, a moment from now unless given, so that several processes can share one.
+    stopped: asked before each arrival; from then on nothing is sent, and what was not has no sample.
     The running event loop's clock is the clock. It ends at the last arrival plus `limits.timeout_s` at the
     latest. Raises ValueError without frames; an error that `target.send` raises is a fault of the generator
     and ends the run.
@@ -71,20 +84,19 @@ async def run_open_loop(
     if not frames:
         raise ValueError("a load needs at least one frame")
     loop = asyncio.get_running_loop()
-    start_ns = round(loop.time() * _NS_PER_S) + _LEAD_NS
+    zero_ns = round(loop.time() * _NS_PER_S) + _LEAD_NS if start_ns is None else start_ns
     samples: list[Sample | None] = [None] * len(arrivals_ns)
     in_flight = 0
 
     def now_ns() -> int:
-        return round(loop.time() * _NS_PER_S) - start_ns
+        return round(loop.time() * _NS_PER_S) - zero_ns
 
     def record(position: int, sample: Sample) -> None:
         samples[position] = sample
-        on_done(sample)
+        on_done(position, sample)
 
-    async def send(position: int, scheduled_ns: int) -> None:
+    async def send(position: int, frame: int, scheduled_ns: int) -> None:
         nonlocal in_flight
-        frame = position % len(frames)
         carried = request if isinstance(request, Request) else request(position)
         sent_ns = now_ns()
         try:
@@ -96,18 +108,35 @@ async def run_open_loop(
             in_flight -= 1
         record(position, Sample(scheduled_ns, sent_ns, max(now_ns(), sent_ns), frame, reply))
 
-    async with asyncio.TaskGroup() as group:
-        for position, arrival in enumerate(arrivals_ns):
-            scheduled_ns = int(arrival)
-            # Late or not, the loop is given up once per arrival, so that open requests make progress.
-            await asyncio.sleep(max(0.0, (scheduled_ns - _TIMER_NS - now_ns()) / _NS_PER_S))
-            while now_ns() < scheduled_ns:  # noqa: ASYNC110 - no event tells that a moment has come
-                await asyncio.sleep(0)
-            if in_flight >= limits.in_flight:
-                late_ns = max(now_ns(), scheduled_ns)
-                reply = Reply("unsent", detail=f"{in_flight} requests were open")
-                record(position, Sample(scheduled_ns, late_ns, late_ns, position % len(frames), reply))
-                continue
-            in_flight += 1
-            group.create_task(send(position, scheduled_ns))
+    with _collector_at_rest():
+        async with asyncio.TaskGroup() as group:
+            for position, arrival in enumerate(arrivals_ns):
+                scheduled_ns = int(arrival)
+                # Late or not, the loop is given up once per arrival, so that open requests make progress.
+                await asyncio.sleep(max(0.0, (scheduled_ns - _TIMER_NS - now_ns()) / _NS_PER_S))
+                while now_ns() < scheduled_ns:  # noqa: ASYNC110 - no event tells that a moment has come
+                    await asyncio.sleep(0)
+                if stopped():
+                    break
+                frame = position % len(frames) if frame_of is None else frame_of(position)
+                if in_flight >= limits.in_flight:
+                    late_ns = max(now_ns(), scheduled_ns)
+                    reply = Reply("unsent", detail=f"{in_flight} requests were open")
+                    record(position, Sample(scheduled_ns, late_ns, late_ns, frame, reply))
+                    continue
+                in_flight += 1
+                group.create_task(send(position, frame, scheduled_ns))
     return tuple(sample for sample in samples if sample is not None)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the cyclic garbage collector from holding up requests: samples are many and make no cycles."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

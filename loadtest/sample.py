@@ -4,6 +4,7 @@ Every request of a schedule ends in exactly one outcome:
 
   answered    detections came back, in time or late
   shed        the gateway refused it because of its load; later it might have been answered
+  dropped     a newer frame of its stream took its place
   rejected    the gateway called the request at fault: malformed, or a budget that nothing can meet
   failed      the gateway or the connection broke
   timed_out   no answer within the generator's own limit
@@ -17,7 +18,7 @@ from typing import Literal, get_args
 
 from model_repo.detections import Detections
 
-Outcome = Literal["answered", "shed", "rejected", "failed", "timed_out", "unsent"]
+Outcome = Literal["answered", "shed", "dropped", "rejected", "failed", "timed_out", "unsent"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _NS_PER_MS = 1e6
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 ScheduleKind = Literal["poisson", "constant"]
 MAX_ARRIVALS = 1_000_000
-_NS_PER_S = 1e9
+NS_PER_S = 1e9
 
 Arrivals = NDArray[np.int64]
 
@@ -29,13 +29,13 @@ def poisson_ns(rate_hz: float, count: int, rng: np.random.Generator) -> Arrivals
     """
     _check(rate_hz, count)
     gaps_s = -np.log1p(-rng.random(count)) / rate_hz
-    return np.asarray(np.cumsum(gaps_s) * _NS_PER_S).astype(np.int64)
+    return np.asarray(np.cumsum(gaps_s) * NS_PER_S).astype(np.int64)
 
 
 def constant_ns(rate_hz: float, count: int) -> Arrivals:
     """Return `count` arrivals at equal distance, t_i = i / rate; raises ValueError as `poisson_ns` does."""
     _check(rate_hz, count)
-    return np.asarray(np.arange(count) * (_NS_PER_S / rate_hz)).astype(np.int64)
+    return np.asarray(np.arange(count) * (NS_PER_S / rate_hz)).astype(np.int64)
 
 
 def arrivals_ns(kind: ScheduleKind, rate_hz: float, duration_s: float, rng: np.random.Generator) -> Arrivals:
@@ -57,7 +57,7 @@ def arrivals_ns(kind: ScheduleKind, rate_hz: float, duration_s: float, rng: np.r
     else:
         drawn = math.ceil(expected + 10.0 * math.sqrt(max(expected, 0.0)) + 10.0)
         times = poisson_ns(rate_hz, drawn, rng)
-    return times[times < duration_s * _NS_PER_S]
+    return times[times < duration_s * NS_PER_S]
 
 
 def _check(rate_hz: float, count: int) -> None:

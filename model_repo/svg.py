@@ -14,6 +14,9 @@ Point = tuple[float, float]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 42.0
 
+# Labels closer than this run into each other.
+_LABEL_WIDTH = 40.0
+
 
 def ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
     """Return round numbers (1, 2 or 5 times a power of ten apart) inside [low, high], about `count`."""
@@ -29,7 +32,10 @@ def ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A plot area in pixels over ranges of x and y; `log_x` puts x on a logarithmic scale."""
+    """A plot area in pixels over ranges of x and y; `log_x` puts x on a logarithmic scale.
+
+    x_marks: where x is labelled and with what, in place of round numbers.
+    """
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]
@@ -38,6 +44,7 @@ class Axes:
     log_x: bool = False
     width: float = 720.0
     height: float = 300.0
+    x_marks: tuple[tuple[float, str], ...] = ()
 
     def x(self, value: float) -> float:
         """Return the pixel column of a value."""
@@ -51,13 +58,22 @@ class Axes:
         low, high = self.y_range
         return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
 
+    def _x_labels(self) -> tuple[tuple[float, str], ...]:
+        low, high = self.x_range
+        if self.x_marks:
+            return tuple((value, label) for value, label in self.x_marks if low <= value <= high)
+        return tuple((value, f"{value:g}") for value in self._x_ticks())
+
     def _x_ticks(self) -> tuple[float, ...]:
         low, high = self.x_range
         if not self.log_x:
             return ticks(low, high)
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         marks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-        return tuple(mark for mark in marks if low <= mark <= high)
+        inside = tuple(mark for mark in marks if low <= mark <= high)
+        if len(inside) * _LABEL_WIDTH <= self.width:
+            return inside
+        return tuple(10.0**decade for decade in decades if low <= 10.0**decade <= high) or inside[:1]
 
     def draw(self, title: str, *marks: str) -> str:
         """Return the SVG element with grid, labels and the marks on top."""
@@ -66,10 +82,10 @@ class Axes:
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(title)}">',
             f"<title>{escape(title)}</title>",
         ]
-        for value in self._x_ticks():
+        for value, label in self._x_labels():
             x = self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{escape(label)}</text>')
         for value in ticks(*self.y_range, count=5):
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
@@ -104,6 +120,23 @@ class Axes:
         for x, y in points:
             path.append(f"H{self.x(x):.1f}V{self.y(y):.1f}" if path else f"M{self.x(x):.1f} {self.y(y):.1f}")
         return f'<path class="{css}" d="{"".join(path)}"/>'
+
+    def box(self, x_range: tuple[float, float], y_range: tuple[float, float], css: str, label: str) -> str:
+        """Return a filled rectangle over ranges of x and y, named where the pointer rests on it."""
+        left, right = (self.x(x) for x in x_range)
+        bottom, top = (self.y(y) for y in y_range)
+        return (
+            f'<rect class="{css}" x="{left:.1f}" y="{top:.1f}" width="{max(right - left, 0.3):.1f}"'
+            f' height="{max(bottom - top, 0.0):.1f}"><title>{escape(label)}</title></rect>'
+        )
+
+    def tag(self, point: Point, label: str, css: str, *, below: bool = False) -> str:
+        """Return a word beside a point, on whichever side has room; neighbours keep apart by `below`."""
+        x, y = self.x(point[0]), self.y(point[1])
+        left = x > self.width * 0.7
+        at, anchor = (x - 7, "end") if left else (x + 7, "start")
+        place = f'x="{at:.1f}" y="{y + (15 if below else -6):.1f}" text-anchor="{anchor}"'
+        return f'<text class="{css}" {place}>{escape(label)}</text>'
 
     def level(self, y: float, label: str, css: str) -> str:
         """Return a labelled horizontal line, or nothing when it lies outside the range."""

@@ -132,6 +132,10 @@ def command(
         list[str] | None,
         _option("cors_origin", "Whose pages may ask: https://host; repeat, or * for all", "Security"),
     ] = None,
+    console_frames: Annotated[
+        int,
+        _option("console_frames", "Recent frames that the page at / shows while it is open", "Security"),
+    ] = _DEFAULT["console_frames"],
     udp_port: Annotated[
         int | None,
         _option("udp_port", "For cameras' datagrams; 0 for any free one; default: none", "Cameras"),

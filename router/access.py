@@ -209,6 +209,14 @@ class Access:
             raise Forbidden("the API key is not an administrator's")
         return account
 
+    def watcher(self, headers: Headers) -> Account:
+        """Return the account of a key that may watch the gateway; raises Unauthorized or Forbidden."""
+        account = self.account(headers)
+        if not (account.key.watch or account.key.admin):
+            self._metrics.refused("watching")
+            raise Forbidden("the API key is not for watching the gateway; one made with --watch is")
+        return account
+
     def _found(self, headers: Headers) -> Account:
         parts = token_parts(_token(headers) or "")
         if parts is None:

@@ -28,6 +28,8 @@ from router.budget import Budgets, Clock, MonotonicClock
 from router.challenge import ILL, Challenge
 from router.challenge_admin import challenge_routes
 from router.config import Config
+from router.console import console_routes
+from router.console_view import ConsoleView, Served
 from router.controller import Controller, Rung
 from router.documents import PointsDocument
 from router.drift import DistributionDrift, EscalationRate, LatencyAlarm, SlowDown
@@ -59,6 +61,7 @@ from router.oip_grpc import InferenceServicer
 from router.oip_http import make_oip_app
 from router.planner import Costs, Planner
 from router.promotion import Promotion
+from router.recent import RecentFrames
 from router.reload import Reloader, Steps
 from router.service import Service
 from router.serving import Policies, Serving
@@ -78,6 +81,7 @@ class Gateway:
     app: Asgi
     endpoint: DetectEndpoint
     streams: Streams
+    recent: RecentFrames | None
     servicer: DetectionServicer
     inference: InferenceServicer
     pool: WorkerPool
@@ -151,6 +155,8 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
             serving, challenger, pool, ArmMetrics(metrics.registry), clock,
             mode=config.challenger_mode, share=config.challenger_share,
         )  # fmt: skip
+    frame_limits = FrameLimits(config.max_bytes, config.max_pixels)
+    recent = RecentFrames(clock, config.console_frames, frame_limits) if config.console_frames else None
     service = Service(
         serving,
         pool,
@@ -158,6 +164,7 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         metrics,
         clock,
         challenge=challenge,
+        recent=recent,
         min_score=config.min_score,
         shadow_share=config.shadow_share,
     )
@@ -185,9 +192,8 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     browsers = bool(config.cors_origin)
     endpoint = DetectEndpoint(service, bodies, budgets, metrics, clock, access, browsers=browsers)
     frames = FramesEndpoint(service, bodies, budgets, metrics, clock, access)
-    limits = FrameLimits(config.max_bytes, config.max_pixels)
     streams = Streams(
-        service, pool, budgets, metrics, clock, limits, access,
+        service, pool, budgets, metrics, clock, frame_limits, access,
         most=config.max_streams, idle_s=config.stream_idle_s,
     )  # fmt: skip
     servicer = DetectionServicer(service, streams, budgets, metrics, clock, access)
@@ -206,6 +212,9 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
         reloaders.append(watch(config.challenger, challenge, steps))
         promotion = Promotion(config.repo, service, challenge, reloaders[0])
         routes = challenge_routes(service, challenge, promotion)
+    view = ConsoleView(
+        service, metrics.registry, clock, Served(release(), engine.runtime, engine.version), recent
+    )
     return Gateway(
         service,
         make_app(
@@ -217,9 +226,11 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
             config.max_bytes,
             access,
             config.cors_origin,
+            console_routes(view, access),
         ),
         endpoint,
         streams,
+        recent,
         servicer,
         oip,
         pool,

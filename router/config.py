@@ -55,6 +55,7 @@ class Config(BaseModel):
     default_budget_ms is for requests that say none, max_budget_ms cuts longer ones.
     challenger: a second repository, compared with the first one; of the frames, challenger_share are drawn
     for it, to answer (ab) or to look at what was answered (shadow).
+    console_frames: recent frames that the page at `/` shows, made small, while it is open; 0 for none.
     reload_s: seconds between looks at the manifest, 0 for never.
     drift_interval_s: between looks at a variant's answers for drift, for neighbouring frames say little new.
     shadow_share: of the answers that a cascade gave early, those that its last stage looks at as well when a
@@ -89,6 +90,7 @@ class Config(BaseModel):
     tls_client_ca: Path | None = None
     insecure: bool = False
     cors_origin: tuple[str, ...] = ()
+    console_frames: Annotated[int, Field(ge=0, le=48)] = 0
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False
@@ -134,6 +136,11 @@ class Config(BaseModel):
         if self.udp_port is not None and self.udp_allow is None and not _is_loopback(self.host):
             raise ValueError(
                 f"--udp-port on {self.host} needs --udp-allow: the cameras' networks, such as 10.0.0.0/8"
+            )
+        if self.console_frames and self.keys is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"--console-frames on {self.host} needs --keys: whoever reaches the gateway would see the"
+                " frames of all others"
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key need each other")

@@ -73,14 +73,16 @@ def make_app(
     max_bytes: int,
     access: Access | None = None,
     origins: Sequence[str] = (),
+    more: Sequence[Route] = (),
 ) -> Asgi:
     """Return the ASGI application of a gateway; frames do not pass the layers that the other paths need.
 
     frames: answers those that come in JSON, stream: those of a WebSocket, inference: all paths of the Open
     Inference Protocol.
-    access: who is let in, None for everybody. origins: whose pages may ask.
+    access: who is let in, None for everybody. origins: whose pages may ask. more: paths that the OpenAPI
+    document does not speak of.
     """
-    others = _smaller(hardened(guarded(_others(detect, views, max_bytes), access, refusal)))
+    others = _smaller(hardened(guarded(_others(detect, views, max_bytes, more), access, refusal)))
     # Of the protocol's replies, answers alone: some clients do not read others compressed.
     inferred = _smaller(inference)
 
@@ -114,7 +116,7 @@ def _says_json(scope: Scope) -> bool:
     return len(kinds) == 1 and kinds[0].split(b";")[0].strip().lower() == JSON_TYPE
 
 
-def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
+def _others(detect: DetectEndpoint, views: Views, max_bytes: int, more: Sequence[Route]) -> FastAPI:
     app = FastAPI(
         title="Paretogate",
         version=release(),
@@ -124,7 +126,7 @@ def _others(detect: DetectEndpoint, views: Views, max_bytes: int) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         # For its other methods: they get a 405 that says which one there is.
-        routes=[Route(DETECT_PATH, detect, methods=["POST"]), *pages.routes()],
+        routes=[Route(DETECT_PATH, detect, methods=["POST"]), *pages.routes(), *more],
     )
 
     @app.get("/v1/operating-points", response_model=None, responses={200: {"model": PointsDocument}})

@@ -56,7 +56,8 @@ class Key(BaseModel):
     sha256: of the secret's text, in hexadecimal. expires: from when on it is refused. operating_points: those
     that it may be answered at, None for all that are published and for every variant by name. rate_per_s:
     frames per second; burst: of them at once, a quarter of a second's, at least two, unless given.
-    concurrent: frames at the same time. admin: may change the gateway through its administration.
+    concurrent: frames at the same time. watch: may see on the gateway's page how it does, and recent frames
+    of whomever. admin: may change the gateway through its administration, and watch it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,7 @@ class Key(BaseModel):
     rate_per_s: PositiveFloat | None = None
     burst: PositiveInt | None = None
     concurrent: PositiveInt | None = None
+    watch: bool = False
     admin: bool = False
 
     @property
@@ -174,14 +176,17 @@ def add(
     rate: Annotated[float | None, typer.Option(help="frames per second; default: no limit")] = None,
     burst: Annotated[int | None, typer.Option(help="frames at once; default: a quarter second's")] = None,
     concurrent: Annotated[int | None, typer.Option(help="frames at the same time; default: no limit")] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="may change the gateway")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="may watch the gateway on its page, frames of others included")
+    ] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="may change the gateway, and watch it")] = False,
 ) -> None:
     """Add a key to a file, which is made where there is none, and print its token: it is shown this once."""
     token, identity, sha256 = make_token()
     wanted = {
         "name": name, "id": identity, "sha256": sha256, "expires": expires,
         "operating_points": operating_point or None, "rate_per_s": rate, "burst": burst,
-        "concurrent": concurrent, "admin": admin,
+        "concurrent": concurrent, "watch": watch, "admin": admin,
     }  # fmt: skip
     try:
         key = Key.model_validate(wanted)
@@ -210,6 +215,8 @@ def show(file: _File) -> None:
             told.append(f"{key.rate_per_s:g}/s, {key.most_at_once:g} at once")
         if key.concurrent is not None:
             told.append(f"{key.concurrent} at the same time")
+        if key.watch:
+            told.append("watch")
         if key.admin:
             told.append("admin")
         typer.echo("; ".join(told))

@@ -30,7 +30,7 @@ ReloadResult = Literal["taken", "refused", "rolled back"]
 TellFate = Literal["sent", "failed", "superseded"]
 Slowness = Literal["head", "write", "idle"]
 AccessRefusal = Literal[
-    "no key", "unknown key", "expired", "operating point", "rate", "concurrency", "administration"
+    "no key", "unknown key", "expired", "operating point", "rate", "concurrency", "administration", "watching"
 ]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = tuple(
@@ -124,6 +124,9 @@ class Metrics:
         self._udp_frames = self._counter("udp_frames", "Frames in datagrams by how they ended", "fate")
         self._told = self._counter("udp_results", "Results for cameras by what became of them", "fate")
         self._slack_s = self._histogram("slack_seconds", "Budget left when the answer was ready")
+        self._unbudgeted_s = self._histogram(
+            "unbudgeted_seconds", "From arrival to answer, requests without a budget"
+        )
         self._shadow = Histogram(
             "paretogate_shadow_disagreement",
             "1 - F1 of early answers against their plan's last stage, on a share of them",
@@ -161,6 +164,10 @@ class Metrics:
             self._refusals[reason]
         for waiting_for in get_args(Slowness):
             self._cut_off[waiting_for]
+        for datagram_fate in get_args(DatagramFate):
+            self._datagrams[datagram_fate]
+        for frame_fate in get_args(FrameFate):
+            self._udp_frames[frame_fate]
         for protocol in get_args(Protocol):
             self._arrivals[protocol]
             for outcome in get_args(OutcomeName):
@@ -196,6 +203,8 @@ class Metrics:
             self._missed[operating_point].inc()
         if left_ms != float("inf"):
             self._slack_s.observe(max(left_ms, 0.0) / 1e3)
+        else:
+            self._unbudgeted_s.observe(total_ms / 1e3)
 
     def reloaded(self, result: ReloadResult) -> None:
         """Count an attempt to put a new set in force."""
@@ -283,6 +292,8 @@ class Metrics:
         for gauge in (self._point_map, self._point_mean_s, self._point_p99_s):
             gauge.clear()
         for name, plan in points:
+            self._answers[name, plan.name]
+            self._missed[name]
             accuracy = published_accuracy(plan)
             if accuracy is not None:
                 self._point_map.labels(name, plan.name).set(accuracy.map)

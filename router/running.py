@@ -19,7 +19,6 @@ from router.engines import StartupError
 from router.grpc_server import CallLimits, GrpcServer
 from router.http_server import ConnectionLimits, GatewayServer, make_server
 from router.service import Service
-from router.stream import Streams
 from router.tls import Tls, loopback, missing
 from router.udp import receiving
 
@@ -86,7 +85,7 @@ async def serve(
             stack.push_async_callback(grpc_server.stop, config.drain_s)
         await stack.enter_async_context(_running(server, http_socket))
         await stack.enter_async_context(_watching(gateway.service, grpc_server))
-        await stack.enter_async_context(_in_background(_sweeping(gateway.streams)))
+        await stack.enter_async_context(_in_background(_sweeping(gateway)))
         if config.reload_s > 0:
             for reloader in gateway.reloaders:
                 await stack.enter_async_context(_in_background(reloader.watch()))
@@ -170,11 +169,13 @@ async def _watching(service: Service, grpc_server: GrpcServer | None) -> AsyncIt
         yield
 
 
-async def _sweeping(streams: Streams) -> None:
-    """Look once a second for streams that are to end."""
+async def _sweeping(gateway: Gateway) -> None:
+    """Look once a second for streams that are to end, and for frames that nobody looks at any more."""
     while True:
         await asyncio.sleep(_PROBE_S)
-        streams.sweep()
+        gateway.streams.sweep()
+        if gateway.recent is not None:
+            gateway.recent.sweep()
 
 
 @contextlib.asynccontextmanager

@@ -38,6 +38,7 @@ from router.execution import Answer, Frame, Job, Worked
 from router.learning import Learning
 from router.metrics import Metrics, State
 from router.planner import Refusal
+from router.recent import RecentFrames
 from router.serving import Serving
 from router.wishes import RANK, Wishes
 from router.workers import PoolClosed, Ticket, WorkerPool
@@ -104,15 +105,16 @@ class Service:
         clock: Clock,
         *,
         challenge: Challenge | None = None,
+        recent: RecentFrames | None = None,
         min_score: float = 0.0,
         shadow_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """challenge: a second set that is compared with this one. min_score: of detections in answers that
-        ask for none. shadow_share: see `Learning`.
+        """challenge: a second set that is compared with this one. recent: is shown what was answered, while
+        somebody looks. min_score: of detections in answers that ask for none. shadow_share: see `Learning`.
         """
         self._serving, self._pool = serving, pool
-        self._min_score = min_score
+        self._min_score, self._recent = min_score, recent
         self._limiter, self._challenge, self._clock = limiter, challenge, clock
         self._learning = Learning(pool, metrics, clock, challenge, shadow_share=shadow_share, seed=seed)
         self._accepting = True
@@ -244,6 +246,8 @@ class Service:
         serving = self._serving if within is None else within
         now_ns, pool = self._clock.now_ns(), self._pool
         min_score = self._min_score if wishes.min_score is None else wishes.min_score
+        if self._recent is not None and within is None and self._recent.due(now_ns):
+            then = self._recent.keeping(frame, then)
         if self._challenge is not None and within is None:
             again = partial(
                 self.begin, frame, deadline, wishes,

@@ -92,6 +92,10 @@ class Serving:
             raise UnknownOperatingPoint(name, tuple(self._points))
         return point
 
+    def in_force(self, name: str) -> ServedPoint:
+        """Return what is in force by its name: an operating point, or a plan that load has put there."""
+        return self._points.get(name) or self._rungs[name]
+
     def wished(self, wishes: Wishes, in_force: str) -> ServedPoint:
         """Return the point that a request names, or the one in force; with a least accuracy, the one in force
         where it is accurate enough, else the cheapest that is.
@@ -105,7 +109,7 @@ class Serving:
             return self.model(wishes.model)
         if wishes.operating_point is not None:
             return self.point(wishes.operating_point)
-        point = self._points.get(in_force) or self._rungs[in_force]
+        point = self.in_force(in_force)
         points = self.fleet.points
         if wishes.allowed is not None:
             points = self._allowed(wishes.allowed)

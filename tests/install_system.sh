@@ -1,7 +1,7 @@
 #!/bin/bash
-# Install what some tests run and pip does not bring, on Debian: promtool, which checks the alert rules (its
-# package has Prometheus' server too, whose service is kept from starting), Chromium and ffmpeg. Where they
-# cannot be had their tests are skipped, which is said here and by the tests.
+# Install what some tests run and pip does not bring, on Debian: Prometheus (promtool checks the alert rules, the
+# server watches a gateway; its service is kept from starting), Chromium and ffmpeg. Where they cannot be had
+# their tests are skipped, which is said here and by the tests.
 set -euo pipefail
 
 declare -A package=([promtool]=prometheus [chromium]=chromium [ffmpeg]=ffmpeg)

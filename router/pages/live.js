@@ -1,12 +1,10 @@
 // Sends frames over the WebSocket /v1/stream and draws each answered frame with its boxes.
-"use strict";
+import { drawBoxes, seen } from "./boxes.js";
+import { byId } from "./dom.js";
 
-const byId = (id) => document.getElementById(id);
 const picture = byId("picture");
-const pen = picture.getContext("2d");
 const KEPT = 64; // frames that are remembered until their result comes
 const WINDOW_MS = 3000; // over which rates and ages are taken
-const COLOURS = ["#3ec5ff", "#ffd43b", "#69db7c", "#ff8787", "#b197fc", "#ffa94d", "#63e6be", "#f783ac"];
 
 let running = null; // what is being sent, null when nothing is
 
@@ -23,7 +21,7 @@ listPoints();
 
 function say(text, bad = false) {
   byId("state").textContent = text;
-  byId("state").classList.toggle("bad", bad);
+  byId("state").className = bad ? "bad" : running === null ? "" : "good";
 }
 
 async function listPoints() {
@@ -120,7 +118,7 @@ async function send(run) {
     const frame = await run.source.frame();
     if (running !== run) return;
     if (frame) {
-      const bitmap = await createImageBitmap(frame);
+      const bitmap = await seen(frame);
       if (running !== run) return;
       run.sent.set(run.number, { bitmap, at: performance.now() });
       if (run.sent.size > KEPT) forget(run, run.number - KEPT + 1);
@@ -152,7 +150,7 @@ function receive(run, result) {
   run.totals.answered += 1;
   if (result.reused) run.totals.reused += 1;
   else if (answer.stages.length > 1) run.totals.escalated += 1;
-  if (sent) draw(sent.bitmap, answer);
+  if (sent) drawBoxes(picture, sent.bitmap, answer.detections);
   forget(run, result.number);
   const stages = answer.stages.map((stage) => `${stage.variant} ${stage.latency_ms.toFixed(1)} ms`).join(", then ");
   byId("caption").textContent = `Frame ${result.number}, ${answer.operating_point}: ${stages}; ${answer.detections.length} found`
@@ -169,29 +167,4 @@ function tell(run) {
   byId("trip").textContent = `${middle(run.results.map((one) => one.trip)).toFixed(1)} ms`;
   byId("escalated").textContent = `${Math.round((100 * escalated) / Math.max(1, answered - reused))} %`;
   byId("reused").textContent = `${Math.round((100 * reused) / answered)} %`;
-}
-
-function draw(bitmap, answer) {
-  picture.width = bitmap.width;
-  picture.height = bitmap.height;
-  pen.drawImage(bitmap, 0, 0);
-  const thick = Math.max(2, bitmap.width / 400);
-  pen.lineWidth = thick;
-  pen.font = `${Math.max(12, Math.round(bitmap.width / 50))}px system-ui, sans-serif`;
-  pen.textBaseline = "bottom";
-  for (const found of answer.detections) {
-    const { x1, y1, x2, y2 } = found.box;
-    const colour = COLOURS[found.class_id % COLOURS.length];
-    const text = `${found.label} ${found.score.toFixed(2)}`;
-    const height = parseInt(pen.font, 10) + 2;
-    const top = Math.max(y1, height);
-    pen.strokeStyle = colour;
-    pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
-    const wide = pen.measureText(text).width + 6;
-    const left = Math.max(0, Math.min(x1 - thick / 2, bitmap.width - wide));
-    pen.fillStyle = colour;
-    pen.fillRect(left, top - height, wide, height);
-    pen.fillStyle = "#000";
-    pen.fillText(text, left + 3, top);
-  }
 }

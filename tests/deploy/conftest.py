@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model_repo.frontier import Certificate
 from model_repo.publish import publish
+from router.arm_metrics import ArmMetrics
 from router.bootstrap import build
 from router.budget import Deadline
 from router.config import Config
@@ -40,6 +41,12 @@ def exposed_metrics(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
         metrics.answered("fast", "tiny-0", total_ms=3.0, queue_ms=0.1, decode_ms=0.5, left_ms=-1.0)
         metrics.cut("tiny-1", "deadline")
         metrics.shadowed("tiny-0-then-tiny-1", 0.1)
+        metrics.streaming("websocket", 1)
+        metrics.streamed("websocket", 5.0, reused=True)
+        metrics.told("sent")
+        metrics.let_in("belt-7", 1)
+        arms = ArmMetrics(metrics.registry)
+        arms.compared(0.1)
         metrics.watch_endpoints(lambda: (EndpointState("127.0.0.1:8001", True, 0),))
         exposition = metrics.render().decode()
     finally:

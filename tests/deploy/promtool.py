@@ -17,7 +17,7 @@ def promtool(*arguments: str, folder: Path) -> str:
     if program is None:
         pytest.skip("promtool is not installed (tests/install_system.sh installs it on Debian)")
     done = subprocess.run(
-        [program, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [program, *arguments], cwd=folder, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

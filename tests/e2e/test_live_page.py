@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.e2e.browsing import blue_pixels, drawn, errors_on
 from tests.e2e.gateway_process import gateway_process
 from tests.fakes import Square, encode_image, squares_frame, tiny_repository
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-# What page.js draws boxes of the first class in.
-BLUE = (0x3E, 0xC5, 0xFF)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless browser with a camera that shows a test pattern."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-sandbox"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +27,11 @@ def page(browser: Browser, live: str) -> Iterator[Page]:
     """The page, which must not report an error."""
     with browser.new_context(viewport={"width": 1100, "height": 760}) as context:
         page = context.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda told: errors.append(told.text) if told.type == "error" else None)
+        errors = errors_on(page)
         page.goto(live)
         yield page
         # A refused handshake is the browser's own to report.
         assert [error for error in errors if "WebSocket connection to" not in error] == []
-
-
-def drawn(page: Page) -> NDArray[np.uint8]:
-    """Return the picture as it is shown, RGB."""
-    shot = cv2.imdecode(np.frombuffer(page.locator("#picture").screenshot(), np.uint8), cv2.IMREAD_COLOR)
-    assert shot is not None
-    return np.asarray(shot[..., ::-1], np.uint8)
 
 
 def test_answered_frames_are_shown_with_their_boxes(page: Page, tmp_path: Path) -> None:
@@ -74,8 +45,7 @@ def test_answered_frames_are_shown_with_their_boxes(page: Page, tmp_path: Path) 
     expect(page.locator("#rate")).not_to_have_text("–", timeout=30_000)
     expect(page.locator("#caption")).to_contain_text("accurate: tiny-1")
     expect(page.locator("#caption")).to_contain_text("1 found")
-    near = np.abs(drawn(page).astype(int) - BLUE).max(axis=2) < 24
-    assert near.sum() > 100
+    assert blue_pixels(page.locator("#picture")) > 100
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#state")).to_have_text("Stopped.")
 
@@ -88,7 +58,7 @@ def test_the_camera_is_streamed(page: Page) -> None:
     expect(page.locator("#state")).to_have_text("Streaming.")
     expect(page.locator("#reused")).not_to_have_text("–", timeout=30_000)
     expect(page.locator("#caption")).to_contain_text("the answer of frame", timeout=30_000)
-    assert drawn(page).std() > 10
+    assert drawn(page.locator("#picture")).std() > 10
 
 
 def test_a_refused_stream_is_told(page: Page) -> None:

@@ -13,10 +13,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+import loadtest.__main__
 from loadtest.frames import ANNOTATIONS
 from loadtest.process import free_port
 from tests.fakes import CLASSES, GRID, Square, encode_image, squares_frame, tiny_repository
@@ -108,7 +110,7 @@ def served(repository: Path) -> Iterator[Served]:
         process.wait(30)
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", "grpc", "oip-http", "oip-grpc"])
 def test_a_load_on_a_real_gateway_is_answered_and_judged(
     served: Served, frames: Path, tmp_path: Path, protocol: str
 ) -> None:
@@ -117,7 +119,7 @@ def test_a_load_on_a_real_gateway_is_answered_and_judged(
     done = run(
         "run", "--frames", str(frames), "--url", served.url, "--grpc-address", served.grpc_address,
         "--protocol", protocol, "--rate", "20", "--duration", "1", "--schedule", "constant",
-        "--p99-budget-ms", "60000", "--timeout-s", "60", "--operating-point", "fast",
+        "--budget-ms", "60000", "--timeout-s", "60", "--operating-point", "fast",
         "--report", str(page), "--json", str(document),
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
@@ -132,8 +134,8 @@ def test_a_load_on_a_real_gateway_is_answered_and_judged(
 def test_a_valid_run_ends_with_status_0(served: Served, frames: Path) -> None:
     """Enough requests answered in time, sent in time, are VALID."""
     done = run(
-        "run", "--frames", str(frames), "--url", served.url, "--rate", "100", "--duration", "3.1",
-        "--schedule", "constant", "--p99-budget-ms", "60000", "--timeout-s", "60",
+        "run", "--frames", str(frames), "--url", served.url, "--rate", "100", "--duration", "5",
+        "--schedule", "constant", "--budget-ms", "60000", "--timeout-s", "60",
         "--issue-delay-ms", "60000", "--operating-point", "fast",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -144,7 +146,7 @@ def test_a_valid_run_ends_with_status_0(served: Served, frames: Path) -> None:
     ("arguments", "message"),
     [
         (("--operating-point", "nope"), "there are fast, balanced, accurate"),
-        (("--p99-budget-ms", "-1"), "budget must be positive"),
+        (("--budget-ms", "-1"), "budget must be positive"),
         (("--rate", "0"), "rate must be positive"),
     ],
 )
@@ -155,6 +157,21 @@ def test_a_run_that_cannot_be_made_ends_with_status_2(
     done = run("run", "--frames", str(frames), "--url", served.url, *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
+
+
+def test_a_fault_of_the_load_test_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error that nobody expected is shown whole and ends with 2: 1 would read as INVALID."""
+
+    def broken() -> None:
+        raise ExceptionGroup("a bug", [KeyError("somewhere")])
+
+    monkeypatch.setattr(loadtest.__main__, "app", broken)
+    with pytest.raises(SystemExit) as ended:
+        loadtest.__main__.main()
+    assert ended.value.code == 2
+    assert "somewhere" in capsys.readouterr().err
 
 
 def test_frames_with_unknown_classes_end_with_status_2(served: Served, tmp_path: Path) -> None:
@@ -212,3 +229,84 @@ def test_a_demonstration_without_a_repository_says_why(tmp_path: Path, frames: P
     assert done.returncode == 2
     assert "the gateway ended with status" in done.stderr
     assert "nowhere" in done.stderr
+
+
+def test_a_run_is_recorded_replayed_and_held_against_a_baseline(
+    served: Served, frames: Path, tmp_path: Path
+) -> None:
+    """A valid run becomes the baseline and leaves a trace; the same again is compared and passes; a replay of
+    the trace is another schedule, which the baseline refuses."""
+    trace, baseline, junit = (tmp_path / name for name in ("trace.jsonl", "baseline.json", "junit.xml"))
+    common = (
+        "run", "--frames", str(frames), "--url", served.url, "--budget-ms", "60000", "--timeout-s", "60",
+        "--issue-delay-ms", "60000", "--operating-point", "fast", "--baseline", str(baseline),
+        "--drift-margin", "1000", "--junit", str(junit), "--save-baseline",
+    )  # fmt: skip
+    stepped = ("--schedule", "step:1x/3x", "--rate", "60", "--duration", "5", "--seed", "3")
+    first = run(*common, *stepped, "--record", str(trace))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert f"{baseline.name} was written" in first.stdout.replace("\n", "")
+    again = run(*common, *stepped)
+    assert again.returncode == 0, again.stdout + again.stderr
+    cases = ElementTree.parse(junit).findall("testsuite/testcase")
+    assert [case.attrib["name"] for case in cases] == [
+        "generator", "samples", "latency", "baseline p50", "baseline p99",
+    ]  # fmt: skip
+    recorded = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert [row["frame"] for row in recorded[:3]] == ["0.png", "1.png", "2.png"]
+    assert {row["budget_ms"] for row in recorded} == {60000.0}
+    refused = run(*common, "--schedule", f"replay:{trace}")
+    assert refused.returncode == 2
+    assert "is of another setting: schedule 'step:levels=1x/3x'" in refused.stderr
+
+
+def test_a_trace_is_replayed_over_a_stream_by_several_senders(
+    served: Served, frames: Path, tmp_path: Path
+) -> None:
+    """The trace's own moments, frames and budgets are sent, and dropped frames count as such."""
+    trace, document = tmp_path / "trace.csv", tmp_path / "out.json"
+    rows = "\n".join(f"{0.05 * number:.3f},{number % 3}.png,60000" for number in range(30))
+    trace.write_text(f"at_s,frame,budget_ms\n{rows}\n")
+    done = run(
+        "run", "--frames", str(frames), "--url", served.url, "--protocol", "stream", "--cameras", "2",
+        "--senders", "2", "--schedule", f"replay:{trace}", "--budget-ms", "60000", "--timeout-s", "60",
+        "--operating-point", "fast", "--json", str(document),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "30 requests are too few" in done.stdout
+    said = json.loads(document.read_text())
+    outcomes = dict(said["verdict"]["outcomes"])
+    assert set(outcomes) <= {"answered", "dropped"}
+    assert sum(outcomes.values()) == 30
+    assert said["load"]["senders"] == 2
+
+
+def test_capacity_and_frontier_write_what_they_find(served: Served, frames: Path, tmp_path: Path) -> None:
+    """Both end, name every way to ask, and write page, picture and JSON; without a gateway they say so."""
+    patient = ("--budget-ms", "60000", "--timeout-s", "60", "--issue-delay-ms", "60000")
+    common = ("--frames", str(frames), "--url", served.url, *patient, "--points", "fast,adaptive")
+    found = run(
+        "capacity", *common, "--start", "20", "--most", "20", "--requests", "60", "--curve", "2",
+        "--curve-s", "1", "--quantile", "0.5", "--confidence", "0.9",
+        "--report", str(tmp_path / "c.html"), "--json", str(tmp_path / "c.json"),
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout + found.stderr
+    said = json.loads((tmp_path / "c.json").read_text())["capacity"]
+    assert [(one["name"], one["held_hz"], one["ended_by"]) for one in said] == [
+        ("fast", 20.0, "most"), ("adaptive", 20.0, "most"),
+    ]  # fmt: skip
+    assert len(said[0]["curve"]) == 2
+    drawn = run(
+        "frontier", *common, "--rate", "20", "--duration", "1", "--report", str(tmp_path / "f.html"),
+        "--svg", str(tmp_path / "f.svg"), "--json", str(tmp_path / "f.json"),
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    assert "adaptive" in drawn.stdout
+    ElementTree.parse(tmp_path / "f.svg")
+    served_map = json.loads((tmp_path / "f.json").read_text())["frontier"][0]["verdict"]["effective"]["map"]
+    assert served_map == pytest.approx(1.0, abs=0.01)
+    for page in ("c.html", "f.html"):
+        assert (tmp_path / page).read_text().startswith("<!doctype html>")
+    nobody = run("frontier", "--frames", str(frames), "--url", f"http://127.0.0.1:{free_port()}")
+    assert nobody.returncode == 2
+    assert "cannot be reached" in nobody.stderr

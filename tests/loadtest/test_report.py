@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadtest.baseline import Machine
 from loadtest.report import Load, to_html, to_json
 from loadtest.sample import Sample
 from loadtest.verdict import Conditions, judge
@@ -17,7 +18,8 @@ from model_repo.scoring import Truth
 from model_repo.svg import Axes, ticks
 from tests.loadtest.scripted import sample
 
-LOAD = Load("http://<gateway>", "http", "frames", "poisson", 100.0, 305, 1, None, 50.0)
+MACHINE = Machine(cpu="a processor", cores=2, system="Linux")
+LOAD = Load("http://<gateway>", "http", "frames", "poisson", 100.0, 1, None, 50.0, 1, MACHINE)
 
 
 class Balance(html.parser.HTMLParser):

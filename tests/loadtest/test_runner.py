@@ -86,7 +86,12 @@ def test_samples_come_in_schedule_order_and_progress_in_the_order_of_answers(
     target = ScriptedTarget(delay_s=lambda i: 0.5 - 0.1 * i, reply=lambda i: Reply("answered", plan=str(i)))
     samples = run_virtually(
         run_open_loop(
-            target, FRAMES, constant_ns(100.0, 4), Request(), Limits(), lambda s: seen.append(s.scheduled_ns)
+            target,
+            FRAMES,
+            constant_ns(100.0, 4),
+            Request(),
+            Limits(),
+            lambda _, s: seen.append(s.scheduled_ns),
         )
     )
     assert [s.reply.plan for s in samples] == ["0", "1", "2", "3"]

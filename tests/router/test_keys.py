@@ -26,7 +26,7 @@ def test_a_key_is_added_listed_and_revoked(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     added = keys_command(
         "add", "--file", str(file), "--name", "belt-7", "--expires", "2031-01-31T00:00:00Z", "--rate", "30",
-        "--concurrent", "4", "--operating-point", "fast", "--operating-point", "balanced",
+        "--concurrent", "4", "--operating-point", "fast", "--operating-point", "balanced", "--watch",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
     parts = token_parts(added.stdout.strip())
@@ -35,13 +35,14 @@ def test_a_key_is_added_listed_and_revoked(tmp_path: Path) -> None:
     (key,) = read(file)
     assert key.opens(secret)
     assert not key.opens(secret[:-1] + ("0" if secret[-1] != "0" else "1"))
-    assert (key.id, key.rate_per_s, key.concurrent, key.admin) == (identity, 30.0, 4, False)
+    assert (key.id, key.rate_per_s, key.concurrent, key.watch, key.admin) == (identity, 30.0, 4, True, False)
     assert key.operating_points == frozenset({"fast", "balanced"})
     assert secret not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     listed = keys_command("list", "--file", str(file))
     assert "belt-7" in listed.stdout
     assert "expires 2031-01-31" in listed.stdout
+    assert listed.stdout.rstrip().endswith("; watch")
     assert secret not in listed.stdout
     assert keys_command("revoke", "--file", str(file), "--name", "belt-7").returncode == 0
     assert read(file) == ()

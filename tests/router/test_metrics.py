@@ -62,3 +62,27 @@ async def test_the_exposition_parses_and_shows_the_state(bench: Bench, frame: by
     points = {s.labels["operating_point"]: s.value for s in families["paretogate_operating_point"].samples}
     assert points == {"fast": 0, "balanced": 1, "accurate": 0}
     assert families["paretogate_ready"].samples[0].value == 1
+
+
+async def test_answers_without_a_budget_are_timed_apart(bench: Bench, frame: bytes) -> None:
+    """A request's time goes into `unbudgeted_seconds` or its slack into `slack_seconds`, never both."""
+    gateway = bench()
+    async with http_to(gateway) as http:
+        for headers in ({}, {"X-Latency-Budget-Ms": "500"}, {"X-Latency-Budget-Ms": "600"}):
+            response = await http.post(
+                "/v1/detect", content=frame, headers={"Content-Type": "image/png", **headers}
+            )
+            assert response.status_code == 200
+    gateway.service.learn()
+    assert sample(gateway, "paretogate_unbudgeted_seconds_count") == 1
+    assert sample(gateway, "paretogate_slack_seconds_count") == 2
+
+
+def test_what_alerts_count_is_there_before_its_first_event(bench: Bench) -> None:
+    """A rate over a series that begins with its first event would not see that event."""
+    gateway = bench()
+    for point in ("fast", "balanced", "accurate"):
+        assert sample(gateway, "paretogate_budget_missed_total", operating_point=point) == 0
+    for fate in ("whole", "incomplete"):
+        assert sample(gateway, "paretogate_udp_frames_total", fate=fate) == 0
+    assert sample(gateway, "paretogate_udp_datagrams_total", fate="malformed") == 0

@@ -1,0 +1,1 @@
+"""The gateway beside the servers that people use instead, in one run on one machine."""
