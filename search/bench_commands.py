@@ -248,7 +248,7 @@ def study(
     candidates: Annotated[int, typer.Option(min=2, help="subnets that the search evaluates")] = 480,
     finish_share: Annotated[
         float, typer.Option(help="last share of the search's training: its frontier's models, each alone")
-    ] = 0.5,
+    ] = 0.25,
     space: Annotated[str, typer.Option(metavar="JSON", help="the search space, as `run` takes it")] = "{}",
     calm_share: Annotated[float, typer.Option(help="as `run` takes it")] = 0.15,
     paste: Annotated[float, typer.Option(help="as `run` takes it")] = 0.0,

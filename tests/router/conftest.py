@@ -32,7 +32,7 @@ def anyio_backend() -> str:
 async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
     """Keep one event loop for all tests: gRPC's single queue still tells of calls whose test is over, and a
     loop that was closed meanwhile would make the next test fail of it."""
-    yield
+    yield  # noqa: PT022 - the loop is held for as long as the fixture is
 
 
 @pytest.fixture(scope="session")
