@@ -96,6 +96,14 @@ SearchImages = Annotated[int | None, typer.Option(help="validation images to jud
 Table = Annotated[Path | None, typer.Option("--latency-table", help="measured latencies of an earlier run")]
 Subnets = Annotated[int | None, typer.Option(help="subnets to measure for latency estimates [48]")]
 Workers = Annotated[int | None, typer.Option(help="processes that evaluate candidates, one thread each [2]")]
+FinishMinutes = Annotated[
+    float | None, typer.Option(help="train the kept subnets alone, all together this long [not at all]")
+]
+FinishSteps = Annotated[int | None, typer.Option(help="or each of them for so many steps: repeats exactly")]
+TuneAbove = Annotated[
+    float | None, typer.Option(help="what int8 may lose before a subnet is tuned for it [0.005]")
+]
+TuneSteps = Annotated[int | None, typer.Option(help="steps of that tuning, 0 for none [150]")]
 Keep = Annotated[int | None, typer.Option(help="subnets to export and measure [24]")]
 Publish = Annotated[int | None, typer.Option("--publish", help="models to publish [8]")]
 MaxMb = Annotated[float | None, typer.Option(help="size of all published files together, MB [16]")]
@@ -137,6 +145,10 @@ def run(
     latency_subnets: Subnets = None,
     workers: Workers = None,
     keep: Keep = None,
+    finish_minutes: FinishMinutes = None,
+    finish_steps: FinishSteps = None,
+    tune_above: TuneAbove = None,
+    tune_steps: TuneSteps = None,
     publish: Publish = None,
     max_mb: MaxMb = None,
     max_trail: MaxTrail = None,
@@ -206,9 +218,29 @@ def explore(
 
 
 @app.command(rich_help_panel=_ONE)
-def export(run: Run, keep: Keep = None, again: Again = False) -> None:
-    """Export the kept subnets, fused, in every precision."""
-    _do(run, ("export",), {"keep": keep}, again="export" if again else None)
+def finish(
+    run: Run,
+    keep: Keep = None,
+    max_trail: MaxTrail = None,
+    finish_minutes: FinishMinutes = None,
+    finish_steps: FinishSteps = None,
+    again: Again = False,
+) -> None:
+    """Train every kept subnet alone for a while, from the shared weights."""
+    given = {name: value for name, value in locals().items() if name not in ("run", "again")}
+    _do(run, ("finish",), given, again="finish" if again else None)
+
+
+@app.command(rich_help_panel=_ONE)
+def export(
+    run: Run,
+    tune_above: TuneAbove = None,
+    tune_steps: TuneSteps = None,
+    again: Again = False,
+) -> None:
+    """Export the kept subnets, fused, in every precision; tune those for int8 that lose too much by it."""
+    given = {name: value for name, value in locals().items() if name not in ("run", "again")}
+    _do(run, ("export",), given, again="export" if again else None)
 
 
 @app.command(rich_help_panel=_ONE)

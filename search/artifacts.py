@@ -23,8 +23,21 @@ from search.settings import Calibration
 from search.space import Architecture, Space
 
 if TYPE_CHECKING:
-    from search.evaluate import SubnetEvaluator
     from search.pipeline import Context
+    from search.supernet.plain import PlainDetector
+
+
+class Quantized(Value):
+    """What int8 loses of the objective, on the images that candidates are judged on: quantized after
+    training, and after tuning (None where that was not needed)."""
+
+    lost: float
+    tuned_lost: float | None = None
+
+    @property
+    def kept_lost(self) -> float:
+        """Return what the file that was kept loses."""
+        return self.lost if self.tuned_lost is None else min(self.lost, self.tuned_lost)
 
 
 class Artifact(Value):
@@ -38,6 +51,7 @@ class Artifact(Value):
     macs: PositiveInt
     nms_iou: Annotated[float, Field(gt=0.0, le=1.0)]
     folder: str
+    quantized: Annotated[Quantized | None, Field(description="of int8, where it was judged")] = None
 
     def variant(self, root: Path) -> Variant:
         """Return it as a variant that an engine can load from `root`; it has no measurement yet."""
@@ -79,18 +93,19 @@ def short_name(architecture: Architecture, space: Space) -> str:
 
 
 def model_files(
-    evaluator: SubnetEvaluator,
-    architecture: Architecture,
-    resolution_wh: tuple[int, int],
+    detector: PlainDetector,
     frames: Sequence[NDArray[np.uint8]],
     precisions: Sequence[Precision],
     method: Calibration,
     folder: Path,
 ) -> dict[Precision, Path]:
-    """Export a subnet and quantize it where asked; f32 and bf16 are one file run in two ways."""
+    """Export a fused detector and quantize it where asked; f32 and bf16 are one file run in two ways.
+
+    frames: decoded ones that the quantizer takes ranges from.
+    """
     from search.export import export_onnx
 
-    exported = export_onnx(evaluator.detector(architecture), resolution_wh, folder / "model.onnx")
+    exported = export_onnx(detector, detector.resolution_wh, folder / "model.onnx")
     files: dict[Precision, Path] = {}
     for precision in precisions:
         if precision == "int8":
@@ -100,7 +115,7 @@ def model_files(
                 files[precision],
                 frames,
                 float_nodes=exported.float_nodes,
-                resolution_wh=resolution_wh,
+                resolution_wh=detector.resolution_wh,
                 method=method,
             )
         else:

@@ -235,6 +235,59 @@ def precision(
         raise typer.Exit(1)
 
 
+@bench.command()
+def study(
+    data: Annotated[Path | None, typer.Option(help="a folder of COCO-format splits")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the study's folder; what is finished in it is not repeated")
+    ] = None,
+    show: Annotated[Path | None, typer.Option(help="print this finished study and do nothing")] = None,
+    minutes_each: Annotated[float, typer.Option(help="training of each member of the family")] = 4.0,
+    others: Annotated[int, typer.Option(min=0, help="random subnets trained alone beside the family")] = 6,
+    frontier: Annotated[int, typer.Option(min=2, help="models of the search's frontier")] = 6,
+    candidates: Annotated[int, typer.Option(min=2, help="subnets that the search evaluates")] = 480,
+    finish_share: Annotated[
+        float, typer.Option(help="last share of the search's training: its frontier's models, each alone")
+    ] = 0.25,
+    space: Annotated[str, typer.Option(metavar="JSON", help="the search space, as `run` takes it")] = "{}",
+    calm_share: Annotated[float, typer.Option(help="as `run` takes it")] = 0.15,
+    paste: Annotated[float, typer.Option(help="as `run` takes it")] = 0.0,
+    any_way_up: Annotated[bool, typer.Option(help="as `run` takes it")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
+    save: Annotated[Path | None, typer.Option(help="write the study's JSON here as well")] = None,
+) -> None:
+    """Does the search pay? Its frontier against n, s, m and l trained alone, at equal cost of training.
+
+    Exit status 1 when the search's curve lies more than one point of mAP below the family's.
+    """
+    from rich.console import Console
+
+    from search.console import ConsoleProgress
+    from search.run_folder import RunError, write_text
+    from search.study import study as carry_out
+    from search.study_plan import Wishes
+    from search.study_table import MOST_BEHIND, print_study
+    from search.study_values import read_study
+
+    console = Console()
+    if show is not None:
+        result = read_study(show)
+    elif data is None or out is None:
+        raise RunError("give --data and --out, or --show FILE")
+    else:
+        settings = {
+            "data": data, "space": space, "calm_share": calm_share, "paste": paste, "any_way_up": any_way_up,
+        }  # fmt: skip
+        wishes = Wishes(minutes_each, others, frontier, candidates, finish_share, seed, settings)
+        with ConsoleProgress(console) as progress:
+            result = carry_out(out, wishes, progress)
+        if save is not None:
+            write_text(save, result.model_dump_json(indent=1) + "\n")
+    print_study(result, console)
+    if result.arm("search").area_ahead.value < -MOST_BEHIND:
+        raise typer.Exit(1)
+
+
 def _print_rules(result: RoutingResult, console: Console) -> None:
     from rich.table import Table
 

@@ -149,15 +149,18 @@ def _relative(path: Path, folder: RunFolder) -> str:
 
 def _step(name: str) -> Callable[[Context], list[Path]]:
     # Imported one by one: a step brings in only what it needs (torch for some, a runtime for others).
-    if name in ("data", "train", "explore", "export"):
+    if name in ("data", "train", "explore"):
         from search import steps
 
-        return {
-            "data": steps.data,
-            "train": steps.train,
-            "explore": steps.explore,
-            "export": steps.export,
-        }[name]
+        return {"data": steps.data, "train": steps.train, "explore": steps.explore}[name]
+    if name == "finish":
+        from search import finishing
+
+        return finishing.finish
+    if name == "export":
+        from search import exporting
+
+        return exporting.export
     from search import publishing
 
     return {

@@ -31,7 +31,7 @@ from search.publishing import cached, load_split
 from search.report_data import data_summary, table
 from search.report_routing import STYLE as ROUTING_STYLE
 from search.report_routing import alignment, escalation
-from search.results import MeasuredAll, Routed
+from search.results import MeasuredAll, Routed, ScreenRow
 from search.run_folder import write_bytes, write_text
 from search.steps import evaluated_summary, read_candidates
 
@@ -295,9 +295,19 @@ def _precision_table(measured: MeasuredAll) -> str:
             row = own.get(precision)
             text = "–" if row is None else f"{row.map:.3f} · {row.p50_ms:.2f} ms"
             chosen = row is not None and row.artifact.name in measured.best
-            cells.append(f"<b>{text}</b>" if chosen else text)
+            cells.append((f"<b>{text}</b>" if chosen else text) + ("" if row is None else _tuning(row)))
         rows.append(cells)
     return table(("architecture", *precisions), rows)
+
+
+def _tuning(row: ScreenRow) -> str:
+    """Say what tuning for int8 did, where it was needed."""
+    quantized = row.artifact.quantized
+    if quantized is None or quantized.tuned_lost is None:
+        return ""
+    return (
+        f"<br><small>tuned: lost {100 * quantized.lost:.1f}, now {100 * quantized.kept_lost:.1f} pt</small>"
+    )
 
 
 def _threshold_table(context: Context, frontier: Frontier) -> str:

@@ -18,7 +18,7 @@ from search.run_folder import RunError, RunFolder, Setting, write_text
 from search.space import Space, aspect_of, resolutions_for
 from search.strategies import Algorithm
 
-STEPS = ("data", "train", "explore", "export", "measure", "route", "publish", "report")
+STEPS = ("data", "train", "explore", "finish", "export", "measure", "route", "publish", "report")
 SETTINGS_FILE = "settings.json"
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
 Calibration = Literal["minmax", "entropy", "percentile"]
@@ -51,8 +51,10 @@ class Settings(Value):
     Paths are absolute. calibration_share: of train, held out where the data set has no calibration
     split of its own. search_images: validation images that candidates are judged on.
     objective: what accuracy means. latency_weight: the score of evolution is accuracy − this · milliseconds.
-    tolerance: accuracy that a faster precision may lose. max_trail: by how much a published model's may trail
-    the best one's. latency_table: the digest of the given table; the table itself is copied into the run.
+    tune_above: what int8 may lose of the objective before the subnet is tuned for it, `tune_steps` long (0:
+    never). tolerance: accuracy that a faster precision may lose. max_trail: by how much a published model's
+    may trail the best one's. latency_table: the digest of the given table; the table itself is copied into
+    the run.
     """
 
     data: str
@@ -85,10 +87,14 @@ class Settings(Value):
     workers: PositiveInt = 2
     checkpoint_s: NonNegativeFloat = 60.0
     keep: Annotated[int, Field(ge=2)] = 24
+    finish_minutes: PositiveFloat | None = None
+    finish_steps: PositiveInt | None = None
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = PRECISIONS
     quantization: Calibration = "minmax"
     nms_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1)] = ("openvino", "onnxruntime")
+    tune_above: NonNegativeFloat = 0.005
+    tune_steps: Annotated[int, Field(ge=0)] = 150
     tolerance: NonNegativeFloat = 0.005
     publish: Annotated[int, Field(ge=2)] = 8
     max_mb: PositiveFloat = 16.0
@@ -100,6 +106,8 @@ class Settings(Value):
         given = [name for name in ("steps", "minutes", "weights") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.finish_minutes is not None and self.finish_steps is not None:
+            raise ValueError("finish_minutes and finish_steps exclude each other")
         if self.polish and self.favour is None:
             raise ValueError("polish needs favour: the subnets to polish")
         return self
@@ -126,7 +134,14 @@ _FIELDS: dict[str, tuple[str, ...]] = {
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
         "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou",
     ),
-    "export": ("seed", "keep", "max_trail", "precisions", "quantization", "nms_iou"),
+    "finish": (
+        "seed", "keep", "max_trail", "finish_minutes", "finish_steps", "batch_size", "learning_rate",
+        "any_way_up", "paste",
+    ),
+    "export": (
+        "seed", "keep", "max_trail", "precisions", "quantization", "nms_iou", "objective", "runtimes",
+        "search_images", "any_way_up", "paste", "tune_above", "tune_steps",
+    ),
     "measure": ("seed", "objective", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
     "route": ("seed",),
     "publish": ("seed",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -179,6 +179,18 @@ class Space:
     def largest(self) -> Architecture:
         """Return the subnet with the last choice of every gene."""
         return self.from_genes(np.asarray(self.gene_sizes, np.int64) - 1)
+
+    def only(self, arch: Architecture) -> Space:
+        """Return the space that holds this subnet and nothing else; raises ValueError as `genes` does."""
+        self.genes(arch)
+        return replace(
+            self,
+            resolutions=(arch.resolution,),
+            depths=tuple((depth,) for depth in arch.depths),
+            widths=tuple((width,) for width in arch.widths),
+            neck_widths=(arch.neck_width,),
+            head_depths=(arch.head_depth,),
+        )
 
     def __contains__(self, arch: Architecture) -> bool:
         return all(value in choices for value, choices in zip(_values(arch), self._choices, strict=True))

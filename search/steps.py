@@ -1,4 +1,4 @@
-"""The steps that need torch: train a supernet, explore its subnets, export those worth measuring.
+"""The steps that need torch: train a supernet, explore its subnets.
 
 `data` stands here too, because it says what everything after it was made from.
 """
@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_repo.frontier import DatasetInfo, SplitInfo, SplitName, Variant
 from model_repo.publish import file_digest
 from model_repo.runtime.select import environment, make_engine, supports
 from search import predict as predict_latency
-from search.artifacts import Artifact, Artifacts, cores, model_files, short_name, some_frames
+from search.artifacts import cores, model_files, some_frames
 from search.candidates import FIRST_SLICE, Candidate, finished, kept
 from search.data.coco import DataError, Dataset, ImageRecord, read_dataset
 from search.explore import explore as run_explore
@@ -31,13 +29,12 @@ from search.space import Architecture, Space
 from search.strategies import Latency, Strategy, strategy
 
 if TYPE_CHECKING:
-    from search.evaluate import SubnetEvaluator
+    from search.augment import AugmentConfig
     from search.judging import Judge
     from search.pipeline import Context
     from search.settings import Settings
     from search.train import StepReport
 
-QUANTIZATION_FRAMES = 32
 _TABLE_FRAMES = 24
 _TABLE_ROUNDS = 15
 _TABLE_VISIT = 4
@@ -134,7 +131,6 @@ def weights_of(context: Context) -> Path:
 def train(context: Context) -> list[Path]:
     """Train the supernet, or check the one that was given."""
     from search import distributed
-    from search.augment import AugmentConfig
     from search.recipe import TrainConfig
     from search.train import TrainError
     from search.train import train as run_train
@@ -148,7 +144,6 @@ def train(context: Context) -> list[Path]:
         return [Path(settings.weights)]
     if settings.steps is None and settings.minutes is None:
         raise RunError("steps, minutes: training needs a budget in one of them, or weights")
-    turns = 0.5 if settings.any_way_up else 0.0
     config = TrainConfig(
         steps=settings.steps,
         minutes=settings.minutes,
@@ -159,7 +154,7 @@ def train(context: Context) -> list[Path]:
         calm_share=settings.calm_share,
         polish=settings.polish,
         favoured=_favoured(settings, space),
-        augment=AugmentConfig(paste=settings.paste, vertical_flip=turns, transpose=turns),
+        augment=augment_of(settings),
         seed=settings.seed,
         init=None if settings.init is None else _digest_given("init", Path(settings.init)),
         threads=max(cores() // distributed.size(), 1),
@@ -228,12 +223,9 @@ def explore(context: Context) -> list[Path]:
     )
     predictor = folder.path("explore", "predictor.json")
     write_text(predictor, error.model_dump_json(indent=2) + "\n")
-    images = len(context.dataset().splits["valid"].images)
-    count = min(settings.search_images, images)
-    # In random order: the first of them are the slice that everything is judged on.
-    chosen = np.random.default_rng([settings.seed, 0x5EA]).choice(images, count, replace=False)
+    images = judged_images(context)
     journal = Journal(folder.path("explore", "candidates.jsonl"))
-    with Evaluation(_judge(context, tuple(chosen.tolist())), settings.workers) as evaluate:
+    with Evaluation(judge_of(context, images), settings.workers) as evaluate:
         done = run_explore(
             space,
             _strategy(settings, space, latency_ms),
@@ -241,7 +233,7 @@ def explore(context: Context) -> list[Path]:
             latency_ms,
             journal,
             budget=settings.candidates,
-            images=count,
+            images=len(images),
             seed=settings.seed,
             population=settings.population,
             known_good=[Architecture.parse(name) for name in _favoured(settings, space)],
@@ -282,68 +274,23 @@ def read_candidates(context: Context) -> list[Candidate]:
     return [Candidate.model_validate_json(line) for line in lines]
 
 
-def export(context: Context) -> list[Path]:
-    """Export each kept architecture, fused and with its own batch norms, in every precision."""
-    settings, folder, space = context.settings, context.folder, space_of(context)
-    root = folder.root / "export"
-    chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
-    for left in root.glob(".making-*"):  # by a run that was stopped
-        rmtree(left)
-    evaluator = _judge(context).evaluator(exact=True, threads=cores())
-    frames: list[NDArray[np.uint8]] = []
-    context.progress.start("export", len(chosen))
-    every: list[Artifact] = []
-    for candidate in chosen:
-        record = root / f"{candidate.architecture}.json"
-        if not record.exists():
-            frames = frames or some_frames(
-                context.dataset().splits["train"].images, QUANTIZATION_FRAMES, settings.seed
-            )
-            architecture = Architecture.parse(candidate.architecture)
-            made = _export_one(context, evaluator, space, architecture, frames)
-            write_text(record, Artifacts(artifacts=tuple(made)).model_dump_json(indent=2) + "\n")
-        done = Artifacts.model_validate_json(record.read_text()).artifacts
-        every += done
-        context.progress.advance(1, candidate.architecture)
-    index = folder.path("export", "artifacts.json")
-    write_text(index, Artifacts(artifacts=tuple(every)).model_dump_json(indent=2) + "\n")
-    return [index, *(root / "models" / artifact.folder / "1" / "model.onnx" for artifact in every)]
+def judged_images(context: Context) -> tuple[int, ...]:
+    """Return the images of valid that candidates are judged on, by position.
+
+    In random order: the first of them are the slice that everything is judged on.
+    """
+    images = len(context.dataset().splits["valid"].images)
+    count = min(context.settings.search_images, images)
+    rng = np.random.default_rng([context.settings.seed, 0x5EA])
+    return tuple(rng.choice(images, count, replace=False).tolist())
 
 
-def _export_one(
-    context: Context,
-    evaluator: SubnetEvaluator,
-    space: Space,
-    architecture: Architecture,
-    frames: Sequence[NDArray[np.uint8]],
-) -> list[Artifact]:
-    settings, root = context.settings, context.folder.root / "export"
-    cost, wh = space.cost(architecture), space.resolution_wh(architecture)
-    made: list[Artifact] = []
-    with TemporaryDirectory(dir=root, prefix=".making-") as temporary:
-        files = model_files(
-            evaluator, architecture, wh, frames, settings.precisions, settings.quantization, Path(temporary)
-        )
-        for precision, file in files.items():
-            name = f"{short_name(architecture, space)}-{precision}"
-            folder = f"{name}-{file_digest(file)[:8]}"
-            target = root / "models" / folder / "1" / "model.onnx"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            os.link(file, target)  # f32 and bf16 are one file run in two ways
-            made.append(
-                Artifact(
-                    name=name,
-                    architecture=architecture.name,
-                    resolution_wh=wh,
-                    precision=precision,
-                    parameters=cost.parameters,
-                    macs=cost.macs,
-                    nms_iou=settings.nms_iou,
-                    folder=folder,
-                )
-            )
-    return made
+def augment_of(settings: Settings) -> AugmentConfig:
+    """Return how training frames vary before the training's last part."""
+    from search.augment import AugmentConfig
+
+    turns = 0.5 if settings.any_way_up else 0.0
+    return AugmentConfig(paste=settings.paste, vertical_flip=turns, transpose=turns)
 
 
 def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTable:
@@ -374,7 +321,7 @@ def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTab
 def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Architecture]) -> list[float]:
     """Export subnets and measure them on the first runtime, one thread, in interleaved rounds."""
     settings = context.settings
-    evaluator = _judge(context).evaluator(exact=False, threads=cores())
+    evaluator = judge_of(context).evaluator(exact=False, threads=cores())
     frames = some_frames(context.dataset().splits["train"].images, _TABLE_FRAMES, settings.seed)
     engine = make_engine(settings.runtimes[0], threads=1, parallelism=1)
     variants: list[Variant] = []
@@ -384,9 +331,8 @@ def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Arch
             folder = Path(temporary) / architecture.name
             folder.mkdir()
             files = model_files(
-                evaluator, architecture, space.resolution_wh(architecture), frames[:4],
-                (settings.latency_precision,), "minmax", folder,
-            )  # fmt: skip
+                evaluator.detector(architecture), frames[:4], (settings.latency_precision,), "minmax", folder
+            )
             cost = space.cost(architecture)
             variant = unmeasured(
                 name=architecture.name,
@@ -415,7 +361,8 @@ def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Arch
     return [float(ms) for ms in levelled(np.median(by_visit, axis=2))]
 
 
-def _judge(context: Context, images: tuple[int, ...] = ()) -> Judge:
+def judge_of(context: Context, images: tuple[int, ...] = ()) -> Judge:
+    """Return what judges subnets of the run's supernet, on these images of valid."""
     from search.judging import Judge
 
     settings = context.settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +22,17 @@ DOUBTFUL = rows_of((0, 0, 16, 16, 0.5, 0), (32, 32, 48, 48, 0.5, 1))
 LARGE = rows_of((0, 0, 32, 32, 0.9, 1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio alone, as the gateway does."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """Keep one event loop for all tests: gRPC's single queue still tells of calls whose test is over, and a
+    loop that was closed meanwhile would make the next test fail of it."""
+    yield  # noqa: PT022 - the loop is held for as long as the fixture is
 
 
 @pytest.fixture(scope="session")

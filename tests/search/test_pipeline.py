@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from model_repo.publish import read
+from search.artifacts import Artifacts
 from search.results import MeasuredAll
 from tests.search.tiny import CHOICES, recorded_table, tiny_dataset
 
@@ -35,7 +36,7 @@ def arguments(given: Path, out: Path, *more: str) -> list[str]:
         "--latency-table", str(given / "table.json"), "--steps", "6", "--batch-size", "4",
         "--checkpoint-s", "0",
         "--candidates", "6", "--population", "3", "--search-images", "6", "--keep", "3", "--publish", "2",
-        "--samples", "20", "--workers", "1", "--seed", "5", *more,
+        "--samples", "20", "--workers", "1", "--seed", "5", "--finish-steps", "2", "--tune-steps", "2", *more,
     ]  # fmt: skip
 
 
@@ -125,7 +126,11 @@ def test_one_command_ends_in_a_published_repository(given: Path, tmp_path: Path)
     assert "http" not in page
     measured = MeasuredAll.model_validate_json((out / "measure" / "measured.json").read_text())
     assert len(measured.screened) > len(measured.best) == 3
-    assert to_the_end(arguments(given, out)).count("finished before") == 8
+    alone = {path.parent.name for path in (out / "finish").glob("*/weights.pt")}
+    artifacts = Artifacts.model_validate_json((out / "export" / "artifacts.json").read_text()).artifacts
+    assert alone == {artifact.architecture for artifact in artifacts}
+    assert all((artifact.quantized is None) == (artifact.precision != "int8") for artifact in artifacts)
+    assert to_the_end(arguments(given, out)).count("finished before") == 9
 
     changed = subprocess.run(
         arguments(given, out, "--candidates", "7"), capture_output=True, text=True, timeout=120, check=False

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from search.run_folder import RunError
-from search.settings import read_space
+from search.settings import merged_settings, read_space
 
 SIZES = np.array([[640, 480]])
 
@@ -33,3 +33,10 @@ def test_a_bad_space_is_refused_by_name(tmp_path: Path) -> None:
         read_space(str(tmp_path / "absent.json"))
     with pytest.raises(RunError, match=r"the search space: .*multiple of 32"):
         read_space('{"resolutions": [100, 160]}').space(3, SIZES)
+
+
+def test_finishing_has_one_budget() -> None:
+    """Minutes for all kept subnets together, or steps for each of them; both at once are refused by name."""
+    assert merged_settings(None, {"data": "d", "finish_minutes": 3.0}).finish_minutes == 3.0
+    with pytest.raises(RunError, match="finish_minutes and finish_steps exclude each other"):
+        merged_settings(None, {"data": "d", "finish_minutes": 3.0, "finish_steps": 10})

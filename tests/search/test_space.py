@@ -135,3 +135,15 @@ def test_frames_are_not_enlarged() -> None:
     assert resolutions_for(np.array([[64, 48]])) == RESOLUTIONS[:3]
     with pytest.raises(ValueError, match="no frames"):
         resolutions_for(np.empty((0, 2), dtype=np.int64))
+
+
+@given(st.integers(0, 10_000))
+def test_a_space_of_one_subnet_holds_it_and_nothing_else(seed: int) -> None:
+    """What a subnet that goes on alone is trained in: same classes, same inputs, same cost."""
+    space = Space(classes=3)
+    arch = space.sample(np.random.default_rng(seed))
+    alone = space.only(arch)
+    assert alone.size() == 1
+    assert alone.largest == alone.smallest == arch
+    assert alone.cost(arch) == space.cost(arch)
+    assert alone.resolution_wh(arch) == space.resolution_wh(arch)
