@@ -1,9 +1,9 @@
 """The step in which kept subnets go on alone: from the shared weights, each at its own resolution.
 
 Subnets of one supernet pull its weights in different directions, and each sees its own resolution only now
-and then. What was learned together is a good place to begin from; half a minute alone is worth more to a
-subnet than several of training them all (`search bench study` measures it). Once a subnet is a file of its
-own, nothing is left to share, so this costs training time alone. Off unless asked for.
+and then. What was learned together is a good place to begin from: `search bench study` measures what going
+on alone adds at equal cost. Once a subnet is a file of its own, nothing is left to share, so this costs
+training time alone. Off unless asked for.
 """
 
 from __future__ import annotations

@@ -10,12 +10,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from model_repo.publish import read
 from search.artifacts import Artifacts
+from search.data.coco import read_dataset
+from search.evaluate import SubnetEvaluator
 from search.results import MeasuredAll
+from search.run_folder import RunFolder
+from search.settings import read_settings
+from search.space import Architecture
+from search.weights import read_supernet
 from tests.search.tiny import CHOICES, recorded_table, tiny_dataset
 
 
@@ -100,6 +109,24 @@ def _without_times(out: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+def stem_of(model: Path) -> NDArray[np.float32]:
+    """Return the first layer's kernel of an exported file."""
+    kernels = {each.name: each for each in onnx.load(model).graph.initializer}
+    return onnx.numpy_helper.to_array(kernels["stem/weight"])
+
+
+def kernel_of(out: Path, weights: Path, architecture: str) -> NDArray[np.float32]:
+    """Return the first layer's kernel, fused, of a subnet with these weights."""
+    settings = read_settings(RunFolder(out))
+    assert settings is not None
+    data = read_dataset(Path(settings.data), calibration_share=settings.calibration_share)
+    evaluator = SubnetEvaluator(
+        read_supernet(weights).supernet(), data, seed=settings.seed, precision="float32"
+    )
+    kernel = evaluator.detector(Architecture.parse(architecture)).stem.conv.weight
+    return np.asarray(kernel.detach().numpy())
+
+
 def _files(out: Path) -> list[str]:
     """Return the exported models; their folders carry their digests."""
     return sorted(path.name for path in (out / "export" / "models").iterdir())
@@ -129,6 +156,12 @@ def test_one_command_ends_in_a_published_repository(given: Path, tmp_path: Path)
     alone = {path.parent.name for path in (out / "finish").glob("*/weights.pt")}
     artifacts = Artifacts.model_validate_json((out / "export" / "artifacts.json").read_text()).artifacts
     assert alone == {artifact.architecture for artifact in artifacts}
+    model = next(artifact for artifact in artifacts if artifact.precision == "f32")
+    stem = stem_of(out / "export" / "models" / model.folder / "1" / "model.onnx")
+    finished = out / "finish" / model.architecture / "weights.pt"
+    assert np.allclose(stem, kernel_of(out, finished, model.architecture), rtol=1e-4, atol=1e-6)
+    before = kernel_of(out, out / "train" / "weights.pt", model.architecture)
+    assert not np.allclose(stem, before, rtol=1e-4, atol=1e-6)
     assert all((artifact.quantized is None) == (artifact.precision != "int8") for artifact in artifacts)
     assert to_the_end(arguments(given, out)).count("finished before") == 9
 
