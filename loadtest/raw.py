@@ -30,7 +30,7 @@ _HOST = "127.0.0.1"
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class _Connections:
+class Connections:
     """Connections to one address, opened as needed, kept, and used by one exchange at a time.
 
     There is no bound on them: a request that waited for a free one inside the generator would look like a
@@ -53,10 +53,10 @@ class _Connections:
         self._free.append((reader, writer))
 
     def _kept(self) -> _Connection | None:
-        """Return a free connection that the server has not closed meanwhile, as servers do with idle ones."""
+        """Return a free connection that neither end has closed meanwhile, as servers do with idle ones."""
         while self._free:
             reader, writer = self._free.pop()
-            if not reader.at_eof() and reader.exception() is None:
+            if not (writer.is_closing() or reader.at_eof() or reader.exception()):
                 return reader, writer
             writer.close()
         return None
@@ -94,7 +94,7 @@ class RawTarget:
         api_key: str | None = None,
     ) -> None:
         self._place = f"{host}:{port}"
-        self._connections = _Connections(port, host, tls)
+        self._connections = Connections(port, host, tls)
         lines = [f"Host: {self._place}", *(f"{name}: {value}" for name, value in bearer(api_key).items())]
         common = "".join(f"{line}\r\n" for line in lines)
         self._get = f"GET {prefix}/v1/operating-points HTTP/1.1\r\n{common}\r\n".encode()
@@ -180,7 +180,7 @@ class BareTarget:
     """Send frames to `loadtest.bare`, which knows no budgets and no operating points."""
 
     def __init__(self, port: int, classes: tuple[str, ...]) -> None:
-        self._connections = _Connections(port)
+        self._connections = Connections(port)
         self._classes = classes
 
     async def describe(self) -> Description:

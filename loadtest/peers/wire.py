@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from loadtest.closed import ConversationError
 from loadtest.process import HOST
+from loadtest.raw import Connections
 from loadtest.sample import Reply
 from loadtest.target import Description
 from model_repo.detections import ROW_WIDTH, Detections
@@ -113,8 +114,7 @@ class HttpTarget:
     """Post frames to a peer over as many connections as it takes; it knows no budgets and no points."""
 
     def __init__(self, port: int, head: bytes, classes: tuple[str, ...]) -> None:
-        self._port, self._head, self._classes = port, head, classes
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._connections, self._head, self._classes = Connections(port), head, classes
 
     async def describe(self) -> Description:
         """Return the classes that it was told of."""
@@ -132,32 +132,18 @@ class HttpTarget:
         return _answered(body)
 
     async def _exchange(self, frame: bytes) -> tuple[int, bytes]:
-        connection = self._free.pop() if self._free else await self._open()
-        reader, writer = connection
-        try:
+        async with self._connections.one() as (reader, writer):
             writer.write(_request(self._head, frame))
             head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
             status, length = _body_of(head)
             body = await (_chunks(reader) if length is None else reader.readexactly(length))
-        except BaseException:
-            writer.close()
-            raise
-        if any(line.lower() == b"connection: close" for line in head):
-            writer.close()
-        else:
-            self._free.append(connection)
+            if any(line.lower() == b"connection: close" for line in head):
+                writer.close()
         return status, body
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(HOST, self._port, limit=_LINE_LIMIT)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return reader, writer
 
     async def close(self) -> None:
         """Close the connections that nobody uses."""
-        for _, writer in self._free:
-            writer.close()
-        self._free.clear()
+        self._connections.close()
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
