@@ -1,0 +1,198 @@
+"""A real Triton takes batches, warms up, and keeps its queue policies as they are rendered."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferenceServerException, InferInput
+
+from model_repo import triton
+from model_repo.frontier import Variant
+from model_repo.publish import Repository
+from model_repo.runtime.engine import Engine, EngineTimeout, EngineUnavailable
+from model_repo.runtime.onnxruntime import OnnxRuntimeEngine
+from model_repo.runtime.openvino import OpenVinoEngine
+from model_repo.runtime.triton import TritonEngine
+from model_repo.triton import Serving
+from tests.e2e.triton_server import TritonServer, run_triton
+from tests.fakes import Square, squares_frame, tiny_repository
+
+_OBSERVED = """
+
+import time
+
+_execute = TritonPythonModel.execute
+
+
+def _observed(self, requests):
+    with open({log!r}, "a") as stream:
+        stream.write(f"{{len(requests)}}\\n")
+    time.sleep({seconds})
+    return _execute(self, requests)
+
+
+TritonPythonModel.execute = _observed
+"""
+
+
+def observe(rendered: Path, log: Path, *, seconds: float = 0.0) -> None:
+    """Have rendered models write how many requests they are given at a time, and take longer over them."""
+    for source in rendered.glob("*/1/model.py"):
+        source.write_text(source.read_text() + _OBSERVED.format(log=str(log), seconds=seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Repositories whose models one server serves, and where the models say how many requests they got."""
+
+    repositories: tuple[Repository, ...]
+    server: TritonServer
+    warmed_up: tuple[str, ...]
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def batching(triton_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Yield a server with a tiny model on OpenVINO and a chain on ONNX Runtime, in batches of up to 4."""
+    folder = tmp_path_factory.mktemp("batching")
+    one = tiny_repository(folder / "one", 1)
+    chain = tiny_repository(folder / "chain", 1, shared_trunk=True)
+    # Long enough for all requests of a test to be there before a batch that is not full begins.
+    serving = Serving(batch=4, batch_wait_ms=500.0)
+    rendered = triton.render_repository(one, "python", folder / "rendered", serving)
+    more = triton.render_repository(
+        chain, "python", folder / "more", Serving(runtime="onnxruntime", batch=4, batch_wait_ms=500.0)
+    )
+    for model in more.iterdir():
+        model.rename(rendered / model.name)
+    log = folder / "requests"
+    observe(rendered, log)
+    with run_triton(triton_env, rendered, folder / "log") as server:
+        yield Served((one, chain), server, tuple(log.read_text().split()), log)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["openvino", "chain on onnxruntime"])
+def test_calls_at_once_are_answered_together(batching: Served, which: int) -> None:
+    """Eight frames sent at once run in batches, and each caller gets the rows of the embedded engine."""
+    repository = batching.repositories[which]
+    variant = repository.frontier.variants[0]
+    frames = [squares_frame([Square(cell % 4, cell // 4, cell % 2, 80 + 10 * cell)]) for cell in range(8)]
+    far: Engine = TritonEngine(batching.server.url, parallelism=8)
+    near: Engine = OnnxRuntimeEngine() if which else OpenVinoEngine()
+    for engine in (far, near):
+        engine.load(repository.root, variant)
+    before = len(batching.log.read_text().split())
+    together = threading.Barrier(8)
+
+    def ask(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        together.wait(30)
+        return far.infer(variant, frame[None], timeout_s=30.0).rows
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, frames))
+    for frame, rows in zip(frames, answers, strict=True):
+        np.testing.assert_allclose(rows, near.infer(variant, frame[None]).rows, atol=1e-4)
+    sizes = [int(size) for size in batching.log.read_text().split()[before:]]
+    assert sum(sizes) == 8
+    assert 1 < max(sizes) <= 4
+    far.close()
+    near.close()
+
+
+def test_instances_are_warm_before_they_are_ready(batching: Served) -> None:
+    """Before the server was ready each model had run a single frame and a batch of the largest size."""
+    assert Counter(batching.warmed_up) == {"1": 2, "4": 2}
+
+
+def test_labels_are_loaded(batching: Served) -> None:
+    """A model whose output names the file of its labels is served: Triton reads it when it loads."""
+    client = InferenceServerClient(batching.server.url)
+    for repository in batching.repositories:
+        folder = repository.frontier.variants[0].folder
+        config = client.get_model_config(folder).config
+        assert config.output[0].label_filename == triton.LABELS
+    client.close()
+
+
+def outcomes(ask: Callable[[], object], count: int) -> Counter[str]:
+    """Ask at once from so many threads; count answers and the errors' types."""
+    together = threading.Barrier(count)
+
+    def once() -> str:
+        together.wait(30)
+        try:
+            ask()
+        except (EngineTimeout, EngineUnavailable, InferenceServerException) as error:
+            return f"{type(error).__name__}: {error}"
+        return "answered"
+
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(once) for _ in range(count)]
+        return Counter(future.result() for future in futures)
+
+
+def frames_of(variant: Variant) -> NDArray[np.uint8]:
+    width, height = variant.resolution_wh
+    return np.zeros((1, height, width, 3), np.uint8)
+
+
+def test_a_full_queue_and_one_that_is_too_slow(triton_env: Path, tmp_path: Path) -> None:
+    """Whoever finds the queue full is turned away at once, who waits in it too long is dropped; both are
+    errors of the engine, and neither is run. A queue needs no batches."""
+    repository = tiny_repository(tmp_path / "repository", 1)
+    variant = repository.frontier.variants[0]
+    rendered = triton.render_repository(
+        repository, "python", tmp_path / "rendered", Serving(queue_timeout_ms=100.0, max_queue=1)
+    )
+    log = tmp_path / "requests"
+    observe(rendered, log, seconds=1.0)
+    with run_triton(triton_env, rendered, tmp_path / "log") as server:
+        engine = TritonEngine(server.url, parallelism=8)
+        engine.load(repository.root, variant)
+        before = len(log.read_text().split())
+        found = outcomes(lambda: engine.infer(variant, frames_of(variant), timeout_s=30.0), 8)
+        full = sum(n for text, n in found.items() if "EngineUnavailable" in text and "queue size" in text)
+        late = sum(n for text, n in found.items() if "EngineTimeout" in text and "expired" in text)
+        assert full, found
+        assert late, found
+        assert found["answered"] == 8 - full - late, found
+        assert len(log.read_text().split()) - before == found["answered"]
+        engine.close()
+
+
+def test_a_requests_own_timeout_counts_in_the_queue(triton_env: Path, tmp_path: Path) -> None:
+    """A request that says how long it can wait is dropped from the queue then, whatever the default is."""
+    repository = tiny_repository(tmp_path / "repository", 1)
+    variant = repository.frontier.variants[0]
+    rendered = triton.render_repository(repository, "python", tmp_path / "rendered")
+    log = tmp_path / "requests"
+    observe(rendered, log, seconds=1.0)
+    with run_triton(triton_env, rendered, tmp_path / "log") as server:
+        client = InferenceServerClient(server.url)
+        tensor = InferInput("frames", [1, 64, 64, 3], "UINT8")
+        tensor.set_data_from_numpy(frames_of(variant))
+        before = len(log.read_text().split())
+        found = outcomes(lambda: client.infer(variant.folder, [tensor], timeout=200_000), 6)
+        late = sum(n for text, n in found.items() if "Request timeout expired" in text)
+        assert late, found
+        assert found["answered"] == 6 - late, found
+        assert len(log.read_text().split()) - before == found["answered"]
+
+        # The engine says it for every call: its own clock is the first to ring, and nothing is run in vain.
+        engine = TritonEngine(server.url, parallelism=6)
+        engine.load(repository.root, variant)
+        before = len(log.read_text().split())
+        found = outcomes(lambda: engine.infer(variant, frames_of(variant), timeout_s=1.5), 6)
+        assert found["answered"] >= 1, found
+        client.infer(variant.folder, [tensor])  # when it is answered, what waited before it is decided
+        assert len(log.read_text().split()) - before - 1 < 6
+        engine.close()
+        client.close()
