@@ -279,6 +279,7 @@ def report(run: Run, repo: Repo, again: Again = False) -> None:
 app.add_typer(bench_commands.bench, name="bench", rich_help_panel="Tools")
 app.command(rich_help_panel="Tools")(tools.render)
 app.command(rich_help_panel="Tools")(triton_commands.triton)
+app.command(rich_help_panel="Tools")(triton_commands.build_engines)
 app.command(rich_help_panel=_PUBLISHED)(tools.copy)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
 app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)

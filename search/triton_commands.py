@@ -73,3 +73,43 @@ def _known(option: str, given: str, known: Sequence[_Name]) -> _Name:
     if chosen is None:
         raise RunError(f"{option}: {given!r} is none of {', '.join(known)}")
     return chosen
+
+
+def build_engines(
+    repo: Annotated[Path, typer.Option(help="a repository rendered with --platform tensorrt")],
+    capability: Annotated[
+        str | None, typer.Option(help="compute capability that the GPU here has to have, as 8.9")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="what builds measured, for later ones [timing-smXX.cache in the repo]")
+    ] = None,
+    workspace_mb: Annotated[int, typer.Option(min=1, help="GPU memory that a layer may use")] = 1024,
+) -> None:
+    """Build the TensorRT plans of a rendered repository for the GPU of this machine.
+
+    Plans that are up to date stay. Ends with status 1 when TensorRT refuses a model, with 2 when there is no
+    TensorRT or no GPU here.
+    """
+    from rich.console import Console
+
+    from search.build_engines import build_plans
+    from search.console import ConsoleProgress
+    from search.tensorrt_builder import tensorrt_builder
+
+    builder = tensorrt_builder(workspace_mb << 20)
+    with ConsoleProgress(Console()) as progress:
+        outcome = build_plans(
+            repo, builder, progress, compute_capability=capability, timing_cache=timing_cache
+        )
+    for model in outcome.built:
+        typer.echo(f"built    {model}")
+    for model in outcome.kept:
+        typer.echo(f"kept     {model}")
+    for model, reason in outcome.refused:
+        typer.echo(f"refused  {model}: {reason}")
+    typer.echo(
+        f"TensorRT {builder.version}, compute capability {builder.compute_capability}:"
+        f" {len(outcome.built)} built, {len(outcome.kept)} kept, {len(outcome.refused)} refused"
+    )
+    if outcome.refused:
+        raise typer.Exit(1)
