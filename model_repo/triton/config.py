@@ -24,6 +24,7 @@ of detections.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ class Serving:
         ):
             if value < least:
                 raise PlatformError(f"{name} must be at least {least}, got {value:g}")
+        for capability in self.compute_capabilities:
+            if not re.fullmatch(r"\d+\.\d", capability):
+                raise PlatformError(f"capability: {capability!r} is not of the form 8.9")
 
 
 def model_config(

@@ -9,7 +9,8 @@ Published graphs have a batch of 1. To let a copy take any number of frames,
     4. shapes inside the graph are forgotten and inferred anew.
 
 That is enough for the graphs of this project, and a guess for any other. So no copy is used that has not
-answered three different frames together as the published graph answers them one by one: `check_batches`.
+answered three different frames together as the published graph answers them one by one: `check_copies`. It
+holds the copies for TensorRT to the published graph as well.
 """
 
 from __future__ import annotations
@@ -157,31 +158,38 @@ def _constants(graph: GraphProto) -> dict[str, NDArray[np.generic]]:
     return {name: numpy_helper.to_array(tensor) for name, tensor in found}
 
 
-def check_batches(variant: Variant, published: Sequence[bytes], copies: Sequence[bytes]) -> None:
-    """Raise PlatformError unless the copies of a variant's files answer a batch as the files answer frames.
+def check_copies(
+    variant: Variant, published: Sequence[bytes], copies: Sequence[bytes], *, batches: bool
+) -> None:
+    """Raise PlatformError unless the copies of a variant's files answer as the published files do.
 
     Both are chains of ONNX files in the order of the variant's segments. ONNX Runtime answers three seeded
-    frames together and one by one; rows may differ by 1e-4.
+    frames: the published files one by one, the copies all together where they take batches. Rows may differ
+    by 1e-4.
     """
     width, height = variant.resolution_wh
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (3, -(-height // _BLOCK), -(-width // _BLOCK), 3), dtype=np.uint8)
     frames = coarse.repeat(_BLOCK, axis=1).repeat(_BLOCK, axis=2)[:, :height, :width]
     try:
-        alone = _Chain(variant, published)
-        singly = np.concatenate([alone.rows(frames[index : index + 1]) for index in range(len(frames))])
-        together = _Chain(variant, copies).rows(frames)
+        expected = _singly(_Chain(variant, published), frames)
+        chain = _Chain(variant, copies)
+        found = chain.rows(frames) if batches else _singly(chain, frames)
     except _REFUSED as error:
-        raise PlatformError(f"{variant.name!r} cannot be batched: {error}") from error
-    if together.shape != singly.shape:
+        raise PlatformError(f"{variant.name!r} cannot be rendered so: {error}") from error
+    if found.shape != expected.shape:
         raise PlatformError(
-            f"{variant.name!r} cannot be batched: three frames give {together.shape}, not {singly.shape}"
+            f"{variant.name!r} cannot be batched: three frames give {found.shape}, not {expected.shape}"
         )
-    if not np.allclose(together, singly, rtol=0.0, atol=_ATOL):
+    if not np.allclose(found, expected, rtol=0.0, atol=_ATOL):
         raise PlatformError(
-            f"{variant.name!r} cannot be batched: a frame's rows depend on the others in its batch"
-            f" (they differ by up to {np.abs(together - singly).max():.3g})"
+            f"{variant.name!r} cannot be rendered so: its copy gives other rows than the published graph"
+            f" (by up to {np.abs(found - expected).max():.3g}{', in a batch of three' if batches else ''})"
         )
+
+
+def _singly(chain: _Chain, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.concatenate([chain.rows(frames[index : index + 1]) for index in range(len(frames))])
 
 
 class _Chain:

@@ -13,6 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from model_repo.frontier import Variant
 from model_repo.int8 import QuantizationError
 from model_repo.publish import Repository
+from model_repo.runtime.unsigned import GraphError, with_unsigned_activations
 from model_repo.triton.config import (
     CONFIG,
     LABELS,
@@ -28,7 +29,7 @@ from model_repo.triton.config import (
     model_config,
     plan_file,
 )
-from model_repo.triton.graphs import batched, check_batches, tensorrt_form
+from model_repo.triton.graphs import batched, check_copies, tensorrt_form
 
 
 def render_repository(
@@ -76,17 +77,26 @@ def write_description(folder: Path, config: ModelConfig, classes: Sequence[str])
 
 
 def _files(repository: Repository, variant: Variant, platform: Platform, serving: Serving) -> list[bytes]:
-    """Return what Triton is to run of a variant, by segment: the published bytes where they will do."""
+    """Return what Triton is to run of a variant, by segment: the published bytes where they will do.
+
+    The python platform runs int8 in the form that the embedded engines give it, so that a model answers
+    alike on both; TensorRT has a form of its own, which answers as the published one does.
+    """
     published = [repository.path(segment).read_bytes() for segment in variant.segments]
-    files = published
-    if platform == "tensorrt":
-        try:
-            files = [tensorrt_form(content, repr(variant.name)) for content in files]
-        except QuantizationError as error:
-            raise PlatformError(f"TensorRT does not take this int8 graph: {error}") from error
+    where, files = repr(variant.name), published
+    try:
+        if platform == "tensorrt":
+            files = [tensorrt_form(content, where) for content in published]
+            check_copies(variant, published, files, batches=False)
+        elif platform == "python" and variant.precision == "int8":
+            files = [with_unsigned_activations(content) for content in published]
+    except QuantizationError as error:
+        raise PlatformError(f"TensorRT does not take this int8 graph: {error}") from error
+    except GraphError as error:
+        raise PlatformError(f"{where}: {error}") from error
     if serving.batch > 1:
-        files = [batched(content, repr(variant.name)) for content in files]
-        check_batches(variant, published, files)
+        single, files = files, [batched(content, where) for content in files]
+        check_copies(variant, single, files, batches=True)
     return files
 
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException, I
 
 from model_repo import triton
 from model_repo.frontier import Variant
-from model_repo.publish import Repository
+from model_repo.publish import Repository, read
 from model_repo.runtime.engine import Engine, EngineTimeout, EngineUnavailable
 from model_repo.runtime.onnxruntime import OnnxRuntimeEngine
 from model_repo.runtime.openvino import OpenVinoEngine
@@ -34,7 +34,7 @@ _execute = TritonPythonModel.execute
 
 def _observed(self, requests):
     with open({log!r}, "a") as stream:
-        stream.write(f"{{len(requests)}}\\n")
+        stream.write(f"{{len(requests)}} {{requests[0].timeout()}}\\n")
     time.sleep({seconds})
     return _execute(self, requests)
 
@@ -50,46 +50,71 @@ def observe(rendered: Path, log: Path, *, seconds: float = 0.0) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """An execution of a model: requests that it was given, and the timeout of the first, 0 for none."""
+
+    requests: int
+    timeout_us: int
+
+
+def runs(log: Path) -> list[Run]:
+    return [Run(*map(int, line.split())) for line in log.read_text().splitlines()]
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """Repositories whose models one server serves, and where the models say how many requests they got."""
 
     repositories: tuple[Repository, ...]
     server: TritonServer
-    warmed_up: tuple[str, ...]
+    warmed_up: tuple[Run, ...]
     log: Path
+
+
+def smallest_of_the_demo() -> Repository:
+    whole = read(Path(__file__).parents[2] / "model_repo")
+    smallest = min(whole.frontier.variants, key=lambda variant: variant.segments[0].bytes)
+    return replace(whole, frontier=whole.frontier.model_copy(update={"variants": (smallest,)}))
+
+
+def squares_of(cell: int, variant: Variant) -> NDArray[np.uint8]:
+    square = Square(cell % 4, cell // 4, cell % 2, 80 + 10 * cell)
+    return squares_frame([square], variant.resolution_wh)
 
 
 @pytest.fixture(scope="module")
 def batching(triton_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Yield a server with a tiny model on OpenVINO and a chain on ONNX Runtime, in batches of up to 4."""
+    """Yield a server with batches of up to 4: a tiny model and a real int8 one on OpenVINO, a chain on ONNX
+    Runtime."""
     folder = tmp_path_factory.mktemp("batching")
     one = tiny_repository(folder / "one", 1)
     chain = tiny_repository(folder / "chain", 1, shared_trunk=True)
+    int8 = smallest_of_the_demo()
     # Long enough for all requests of a test to be there before a batch that is not full begins.
     serving = Serving(batch=4, batch_wait_ms=500.0)
     rendered = triton.render_repository(one, "python", folder / "rendered", serving)
-    more = triton.render_repository(
-        chain, "python", folder / "more", Serving(runtime="onnxruntime", batch=4, batch_wait_ms=500.0)
-    )
-    for model in more.iterdir():
-        model.rename(rendered / model.name)
+    onnxruntime = Serving(runtime="onnxruntime", batch=4, batch_wait_ms=500.0)
+    for repository, how in ((chain, onnxruntime), (int8, serving)):
+        more = triton.render_repository(repository, "python", folder / "more", how)
+        for model in more.iterdir():
+            model.rename(rendered / model.name)
     log = folder / "requests"
     observe(rendered, log)
     with run_triton(triton_env, rendered, folder / "log") as server:
-        yield Served((one, chain), server, tuple(log.read_text().split()), log)
+        yield Served((one, chain, int8), server, tuple(runs(log)), log)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["openvino", "chain on onnxruntime"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["openvino", "chain on onnxruntime", "int8"])
 def test_calls_at_once_are_answered_together(batching: Served, which: int) -> None:
     """Eight frames sent at once run in batches, and each caller gets the rows of the embedded engine."""
     repository = batching.repositories[which]
     variant = repository.frontier.variants[0]
-    frames = [squares_frame([Square(cell % 4, cell // 4, cell % 2, 80 + 10 * cell)]) for cell in range(8)]
+    frames = [squares_of(cell, variant) for cell in range(8)]
     far: Engine = TritonEngine(batching.server.url, parallelism=8)
-    near: Engine = OnnxRuntimeEngine() if which else OpenVinoEngine()
+    near: Engine = OnnxRuntimeEngine() if which == 1 else OpenVinoEngine()
     for engine in (far, near):
         engine.load(repository.root, variant)
-    before = len(batching.log.read_text().split())
+    before = len(runs(batching.log))
     together = threading.Barrier(8)
 
     def ask(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -100,7 +125,7 @@ def test_calls_at_once_are_answered_together(batching: Served, which: int) -> No
         answers = list(pool.map(ask, frames))
     for frame, rows in zip(frames, answers, strict=True):
         np.testing.assert_allclose(rows, near.infer(variant, frame[None]).rows, atol=1e-4)
-    sizes = [int(size) for size in batching.log.read_text().split()[before:]]
+    sizes = [run.requests for run in runs(batching.log)[before:]]
     assert sum(sizes) == 8
     assert 1 < max(sizes) <= 4
     far.close()
@@ -109,7 +134,7 @@ def test_calls_at_once_are_answered_together(batching: Served, which: int) -> No
 
 def test_instances_are_warm_before_they_are_ready(batching: Served) -> None:
     """Before the server was ready each model had run a single frame and a batch of the largest size."""
-    assert Counter(batching.warmed_up) == {"1": 2, "4": 2}
+    assert Counter(run.requests for run in batching.warmed_up) == {1: 3, 4: 3}
 
 
 def test_labels_are_loaded(batching: Served) -> None:
@@ -157,14 +182,14 @@ def test_a_full_queue_and_one_that_is_too_slow(triton_env: Path, tmp_path: Path)
     with run_triton(triton_env, rendered, tmp_path / "log") as server:
         engine = TritonEngine(server.url, parallelism=8)
         engine.load(repository.root, variant)
-        before = len(log.read_text().split())
+        before = len(runs(log))
         found = outcomes(lambda: engine.infer(variant, frames_of(variant), timeout_s=30.0), 8)
         full = sum(n for text, n in found.items() if "EngineUnavailable" in text and "queue size" in text)
         late = sum(n for text, n in found.items() if "EngineTimeout" in text and "expired" in text)
         assert full, found
         assert late, found
         assert found["answered"] == 8 - full - late, found
-        assert len(log.read_text().split()) - before == found["answered"]
+        assert len(runs(log)) - before == found["answered"]
         engine.close()
 
 
@@ -179,20 +204,22 @@ def test_a_requests_own_timeout_counts_in_the_queue(triton_env: Path, tmp_path: 
         client = InferenceServerClient(server.url)
         tensor = InferInput("frames", [1, 64, 64, 3], "UINT8")
         tensor.set_data_from_numpy(frames_of(variant))
-        before = len(log.read_text().split())
+        before = len(runs(log))
         found = outcomes(lambda: client.infer(variant.folder, [tensor], timeout=200_000), 6)
         late = sum(n for text, n in found.items() if "Request timeout expired" in text)
         assert late, found
         assert found["answered"] == 6 - late, found
-        assert len(log.read_text().split()) - before == found["answered"]
+        assert len(runs(log)) - before == found["answered"]
 
         # The engine says it for every call: its own clock is the first to ring, and nothing is run in vain.
         engine = TritonEngine(server.url, parallelism=6)
         engine.load(repository.root, variant)
-        before = len(log.read_text().split())
+        before = len(runs(log))
         found = outcomes(lambda: engine.infer(variant, frames_of(variant), timeout_s=1.5), 6)
         assert found["answered"] >= 1, found
         client.infer(variant.folder, [tensor])  # when it is answered, what waited before it is decided
-        assert len(log.read_text().split()) - before - 1 < 6
+        made = runs(log)[before:-1]
+        assert len(made) < 6
+        assert all(0 < run.timeout_us <= 1_500_000 for run in made)
         engine.close()
         client.close()

@@ -17,8 +17,9 @@ from model_repo import triton
 from model_repo.frontier import Variant
 from model_repo.int8 import QuantizationError, check_pairs, with_float_biases
 from model_repo.publish import Repository, read
+from model_repo.runtime.unsigned import with_unsigned_activations
 from model_repo.triton import Serving
-from model_repo.triton.graphs import batched, check_batches, tensorrt_form
+from model_repo.triton.graphs import batched, check_copies, tensorrt_form
 from tests.fakes import Square, squares_frame, tiny_repository
 
 DEMO = Path(__file__).parents[2] / "model_repo"
@@ -105,9 +106,9 @@ def test_chains_are_batched_segment_by_segment(tmp_path: Path) -> None:
     repository = tiny(tmp_path, shared_trunk=True)
     variant = repository.frontier.variants[0]
     published = [repository.path(segment).read_bytes() for segment in variant.segments]
-    check_batches(variant, published, [batched(content, "it") for content in published])
+    check_copies(variant, published, [batched(content, "it") for content in published], batches=True)
     with pytest.raises(triton.PlatformError, match="tiny-0"):
-        check_batches(variant, published, [batched(published[0], "it"), published[1]])
+        check_copies(variant, published, [batched(published[0], "it"), published[1]], batches=True)
 
 
 def edited(content: bytes, replaced: str, nodes: Sequence[onnx.NodeProto], **constants: object) -> bytes:
@@ -135,7 +136,7 @@ def test_frames_that_see_each_other_are_refused(tmp_path: Path) -> None:
     ]
     path = repository.path(variant.segments[0])
     path.write_bytes(edited(content, "pooled", mixing))
-    with pytest.raises(triton.PlatformError, match=r"tiny-0.*depend on the others"):
+    with pytest.raises(triton.PlatformError, match=r"tiny-0.*gives other rows.*batch of three"):
         triton.render_repository(repository, "python", tmp_path / "out", Serving(batch=2))
     assert not (tmp_path / "out").exists()
 
@@ -269,3 +270,11 @@ def test_rendering_for_tensorrt_refuses_broken_int8(demo: Repository, tmp_path: 
     assert variant.name in str(caught.value)
     assert name in str(caught.value)
     triton.render_repository(repository, "onnxruntime", tmp_path / "out")
+
+
+def test_python_runs_int8_as_the_embedded_engines_do(demo: Repository, tmp_path: Path) -> None:
+    """The python platform gets an int8 graph in the form that both CPU engines give it when they load it."""
+    variant, content = content_of(demo)
+    out = triton.render_repository(demo, "python", tmp_path / "out")
+    rendered = (out / variant.folder / "1" / "model.onnx").read_bytes()
+    assert rendered == with_unsigned_activations(content) != content
