@@ -1,6 +1,7 @@
 """TensorRT's builder behind `PlanBuilder`: the one module that imports the package `tensorrt` (10 or 11).
 
-Not run on a GPU by this project's tests; every name is checked against NVIDIA's documentation:
+Not run on a GPU by this project's tests. Every name is checked against NVIDIA's documentation and stands in
+the bindings of version 11.4 (the wheel tensorrt-cu13-bindings; what they bind to is not on PyPI):
 
     networks     strongly typed: version 10 has to be told (NetworkDefinitionCreationFlag.STRONGLY_TYPED),
                  version 11 knows no other and ignores the flag. So precision is what the ONNX file says, int8
@@ -38,8 +39,8 @@ def tensorrt_builder(workspace_bytes: int = WORKSPACE_BYTES) -> TensorRtBuilder:
         package = importlib.import_module("tensorrt")
     except ImportError as error:
         raise RunError(
-            "no plan is built: the Python package tensorrt is not installed here. Install the release that"
-            " your Triton has, on a machine with the GPU that will serve: pip install 'paretogate[tensorrt]'."
+            f"no plan is built: the Python package tensorrt cannot be used here ({error}). Install the"
+            " release that your Triton has, where the GPU is: pip install 'paretogate[tensorrt]'."
             " BUILD.txt has the commands that do without"
         ) from error
     return TensorRtBuilder(package, device_capability(), workspace_bytes)
@@ -85,16 +86,23 @@ class TensorRtBuilder:
         return self._compute_capability
 
     def build(self, request: PlanRequest, note: Callable[[str], None]) -> Built:
-        """Build one plan; `note` hears the phases, from any thread. Raises BuildRefused."""
+        """Build one plan; `note` hears the phases, from any thread.
+
+        Raises BuildRefused, or RunError where TensorRT does not start at all.
+        """
         trt = self._trt
         log = self._log
         log.errors.clear()
-        builder = trt.Builder(log)
+        try:
+            builder = trt.Builder(log)
+        except TypeError as error:  # what the bindings make of a builder that does not come about
+            said = "; ".join(log.errors) or str(error)
+            raise RunError(f"no plan is built: TensorRT does not start on this GPU: {said}") from error
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         if not parser.parse(request.onnx):
-            said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-            raise BuildRefused("; ".join(said or log.errors) or "the ONNX file cannot be parsed")
+            reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+            raise BuildRefused("; ".join(reasons or log.errors) or "the ONNX file cannot be parsed")
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._workspace_bytes)
         if request.batch > 1:

@@ -81,7 +81,7 @@ def build_engines(
         str | None, typer.Option(help="compute capability that the GPU here has to have, as 8.9")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="what builds measured, for later ones [timing-smXX.cache in the repo]")
+        Path | None, typer.Option(help="what builds measured, for later ones; by default in the repository")
     ] = None,
     workspace_mb: Annotated[int, typer.Option(min=1, help="GPU memory that a layer may use")] = 1024,
 ) -> None:

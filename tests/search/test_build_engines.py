@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from model_repo import triton
 from model_repo.publish import Repository
+from search import tensorrt_builder as tensorrt_module
+from search.__main__ import app
 from search.build_engines import BuildRefused, Built, PlanRequest, build_plans
 from search.run_folder import RunError, Silent
 from search.tensorrt_builder import TensorRtBuilder, tensorrt_builder
@@ -209,6 +212,18 @@ def test_tensorrts_reasons_come_through(package: TensorRtBuilder) -> None:
         assert str(caught.value) == "no implementation for node 7"
 
 
+def test_a_gpu_that_tensorrt_does_not_take(package: TensorRtBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder that does not come about ends the command: no other model would fare better."""
+
+    def fails(logger: fake_tensorrt.ILogger) -> None:
+        logger.log(fake_tensorrt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    monkeypatch.setattr(fake_tensorrt, "Builder", fails)
+    with pytest.raises(RunError, match="failure with error: 35"):
+        package.build(request(), print)
+
+
 def test_what_is_missing_is_one_line_and_status_two(rendered: Path) -> None:
     """Where there is no TensorRT or no GPU, the command says which and builds nothing."""
     done = subprocess.run(
@@ -224,6 +239,23 @@ def test_what_is_missing_is_one_line_and_status_two(rendered: Path) -> None:
     assert done.stderr.startswith("error: no plan is built: ")
     assert "Traceback" not in done.stderr
     assert not list(rendered.rglob("*.plan"))
+
+
+def test_the_command_lists_what_became_of_each_model(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints a line for every model, and ends with status 1 when one was refused."""
+    first, second = models(rendered)
+    refusing = FakeBuilder(refused=frozenset({(first / "1" / "model.onnx").read_bytes()}))
+    monkeypatch.setattr(tensorrt_module, "tensorrt_builder", lambda workspace_bytes: refusing)
+    done = CliRunner().invoke(app, ["build-engines", "--repo", str(rendered)])
+    assert done.exit_code == 1
+    assert f"built    {second.name}" in done.output
+    assert f"refused  {first.name}: no such layer" in done.output
+    assert "TensorRT 11.4.1, compute capability 8.9: 1 built, 0 kept, 1 refused" in done.output
+    builds = FakeBuilder()
+    monkeypatch.setattr(tensorrt_module, "tensorrt_builder", lambda workspace_bytes: builds)
+    done = CliRunner().invoke(app, ["build-engines", "--repo", str(rendered), "--capability", "8.9"])
+    assert done.exit_code == 0
+    assert "1 built, 1 kept, 0 refused" in done.output
 
 
 def test_a_real_plan(rendered: Path) -> None:
