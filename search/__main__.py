@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from search import bench_commands, tools
+from search import bench_commands, tools, triton_commands
 from search.candidates import Objective
 from search.run_folder import RunError
 from search.settings import STEPS
@@ -278,7 +278,8 @@ def report(run: Run, repo: Repo, again: Again = False) -> None:
 
 app.add_typer(bench_commands.bench, name="bench", rich_help_panel="Tools")
 app.command(rich_help_panel="Tools")(tools.render)
-app.command(rich_help_panel="Tools")(tools.triton)
+app.command(rich_help_panel="Tools")(triton_commands.triton)
+app.command(rich_help_panel="Tools")(triton_commands.build_engines)
 app.command(rich_help_panel=_PUBLISHED)(tools.copy)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
 app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)

@@ -193,7 +193,7 @@ def route(context: Context) -> list[Path]:
 
 def publish(context: Context) -> list[Path]:
     """Score what will be published on test, once, and publish it."""
-    from model_repo.triton import CONFIG, format_config, model_config
+    from model_repo.triton import model_config, write_description
 
     if context.repository is None:
         raise RunError("publishing needs a repository: give --repo DIR")
@@ -223,7 +223,7 @@ def publish(context: Context) -> list[Path]:
     for variant in variants:
         folder = staged / variant.folder
         shutil.copytree(root / "models" / variant.folder, folder)
-        (folder / CONFIG).write_text(format_config(model_config(variant, "onnxruntime")))
+        write_description(folder, model_config(variant, "onnxruntime"), context.dataset().classes)
         folders[variant.folder] = folder
     frontier = Frontier(
         dataset=DatasetInfo.model_validate_json((context.folder.root / "data" / "dataset.json").read_text()),

@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 
 from model_repo.frame import Letterbox
+from model_repo.int8 import check_explicit_int8
 
 Calibration = Literal["minmax", "entropy", "percentile"]
 _METHODS = {
@@ -34,10 +35,6 @@ _METHODS = {
 }
 # What stands between convolutions is quantized with them: int8 values travel without a detour to float.
 _QUANTIZED = ("Conv", "Add", "Relu", "Resize", "MaxPool", "Concat")
-
-
-class QuantizationError(ValueError):
-    """A graph did not come out in the required form; the message names the node."""
 
 
 def quantize(
@@ -73,33 +70,6 @@ def quantize(
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
         )
     check_explicit_int8(target)
-
-
-def check_explicit_int8(path: Path) -> None:
-    """Raise QuantizationError unless a model's Q/DQ are signed, symmetric, and its weights stored as int8."""
-    graph = onnx.load(path).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    if not pairs:
-        raise QuantizationError(f"{path}: nothing in it is quantized")
-    for node in pairs:
-        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
-        if zero is None:
-            raise QuantizationError(f"{path}: {node.name} has no constant zero point")
-        if zero.data_type not in (onnx.TensorProto.INT8, onnx.TensorProto.INT32):
-            raise QuantizationError(f"{path}: {node.name} is not signed")
-        if np.any(onnx.numpy_helper.to_array(zero)):
-            raise QuantizationError(f"{path}: {node.name} is not symmetric")
-    dequantized = {node.output[0]: node for node in pairs if node.op_type == "DequantizeLinear"}
-    stored = 0
-    for node in graph.node:
-        if node.op_type == "Conv" and node.input[1] in dequantized:
-            weight = constants.get(dequantized[node.input[1]].input[0])
-            if weight is None or weight.data_type != onnx.TensorProto.INT8:
-                raise QuantizationError(f"{path}: the weight of {node.name} is not stored as int8")
-            stored += 1
-    if not stored:
-        raise QuantizationError(f"{path}: no convolution is quantized")
 
 
 class _Frames(CalibrationDataReader):

@@ -1,4 +1,4 @@
-"""Commands beside a run: render the demo data; print and calibrate what is published; render it for Triton.
+"""Commands beside a run: render the demo data; print, copy, measure and calibrate what is published.
 
 None of them imports torch.
 """
@@ -85,26 +85,6 @@ class Phases:
             self._split, self._done = split, 0
         self._progress.advance(done - self._done)
         self._done = done
-
-
-def triton(
-    platform: Annotated[str, typer.Option(help="onnxruntime, tensorrt, openvino or python")],
-    repo: RepositoryOption,
-    out: Annotated[Path, typer.Option(help="where to write the repository: a folder that is not there yet")],
-    threads: Annotated[int, typer.Option(help="cores per inference")] = 1,
-    instances: Annotated[int, typer.Option(help="inferences at once")] = 1,
-) -> None:
-    """Render a Triton model repository from a published one."""
-    from model_repo.triton import PLATFORMS, PlatformError, render_repository
-
-    chosen = next((known for known in PLATFORMS if known == platform), None)
-    if chosen is None:
-        raise RunError(f"platform: {platform!r} is none of {', '.join(PLATFORMS)}")
-    try:
-        render_repository(opened(repo), chosen, out, threads=threads, instances=instances)
-    except PlatformError as error:
-        raise RunError(str(error)) from error
-    typer.echo(f"{out}: {len(list(out.iterdir()))} entries")
 
 
 def copy(

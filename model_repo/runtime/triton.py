@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -42,6 +42,8 @@ from model_repo.runtime.engine import (
 
 INPUT = "frames"
 _CLOSE_S = 2.0
+# Core's dynamic_batch_scheduler.cc says so, with the status UNAVAILABLE.
+_QUEUE_TIMEOUT = "Request timeout expired"
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -124,7 +126,7 @@ class TritonEngine:
             raise EngineUnavailable(f"Triton at {self._url} has not {folder!r}: {_text(error)}") from error
         width, height = variant.resolution_wh
         found = {
-            (kind, tensor.name): (tensor.datatype, tuple(tensor.shape))
+            (kind, tensor.name): (tensor.datatype, _single(tensor.shape))
             for kind, tensors in (("input", metadata.inputs), ("output", metadata.outputs))
             for tensor in tensors
         }
@@ -191,11 +193,14 @@ class TritonEngine:
                 tensor.set_data_from_numpy(np.ascontiguousarray(frame))
             # The answer comes back in the message: a call that was given up may still write one, and must
             # not write it where the next call of this slot reads.
+            left_s = _left_s(deadline_s, variant.name)
             result = client.infer(
                 variant.folder,
                 [tensor],
                 outputs=[InferRequestedOutput(OUTPUT)],
-                client_timeout=_left_s(deadline_s, variant.name),
+                client_timeout=left_s,
+                # Microseconds: whoever waits in the server's queue for longer is dropped there.
+                timeout=max(1, round(left_s * 1e6)),
                 headers=_trace(),
             )
         except InferenceServerException as error:
@@ -274,7 +279,7 @@ class TritonEngine:
     def _translated(self, error: InferenceServerException, subject: str) -> EngineError:
         text = f"Triton at {self._url}, {subject}: {_text(error)}"
         status = error.status() or ""
-        if status.endswith("DEADLINE_EXCEEDED"):
+        if status.endswith("DEADLINE_EXCEEDED") or _QUEUE_TIMEOUT in text:
             return EngineTimeout(text)
         if status.endswith("NOT_FOUND") or "unknown model" in text:
             return UnknownVariant(text)
@@ -287,6 +292,11 @@ def _left_s(deadline_s: float, name: str) -> float:
     if left_s <= 0:
         raise EngineTimeout(f"no time was left for {name!r}")
     return left_s
+
+
+def _single(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a tensor's shape for one frame: a server that batches reports -1 for the first dimension."""
+    return tuple(1 if (place, size) == (0, -1) else int(size) for place, size in enumerate(shape))
 
 
 def _text(error: InferenceServerException) -> str:

@@ -128,7 +128,8 @@ def test_explicit_control_and_a_crash(triton_env: Path, tmp_path: Path) -> None:
     """The engine has the server load a chain, and a killed server is EngineUnavailable, not a wait."""
     repository = tiny_repository(tmp_path / "repository", 1, shared_trunk=True)
     variant = repository.frontier.variants[0]
-    rendered = triton.render_repository(repository, "python", tmp_path / "rendered", runtime="onnxruntime")
+    serving = triton.Serving(runtime="onnxruntime")
+    rendered = triton.render_repository(repository, "python", tmp_path / "rendered", serving)
     with run_triton(triton_env, rendered, tmp_path / "log", control="explicit") as server:
         engine = TritonEngine(server.url, shared_memory=True)
         engine.load(repository.root, variant)

@@ -72,6 +72,7 @@ def test_rendering_data_and_repositories_needs_no_torch(tmp_path: Path) -> None:
         (("data", "--run", "{tmp}/r", "--data", "{tmp}/nothing"), "no such folder"),
         (("render", "--out", "{tmp}/c", "--frames", "train=x"), "frames: "),
         (("triton", "--platform", "abacus", "--repo", "{tmp}", "--out", "{tmp}/t"), "platform: "),
+        (("triton", "--platform", "python", "--batch", "0", "--repo", "{tmp}", "--out", "{tmp}/t"), "batch "),
         (("run", "--data", "{tmp}", "--out", "{tmp}/r", "--repo", "{tmp}/p", "--keep", "1"), "keep: "),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_repo.frontier import Variant
+from model_repo.int8 import QuantizationError, check_explicit_int8
 from model_repo.latency import Precision, RuntimeName
 from model_repo.runtime.engine import answer_frame
 from model_repo.runtime.select import make_engine
@@ -16,7 +17,7 @@ from search.artifacts import some_frames
 from search.data.coco import read_dataset
 from search.export import ExportedModel, export_onnx
 from search.measure import unmeasured
-from search.quantize import QuantizationError, check_explicit_int8, quantize
+from search.quantize import quantize
 from search.supernet.model import Supernet
 from tests.search.tiny import tiny_dataset, tiny_space
 

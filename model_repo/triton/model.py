@@ -2,7 +2,8 @@
 
 It stands alone: numpy and one inference runtime beside it suffice. What to run is in the `parameters` of
 its config.pbtxt: `runtime` (openvino or onnxruntime), `arithmetic`, `threads`, and `chain`, a JSON list of
-segments {file, inputs, outputs} in the order in which they run.
+segments {file, inputs, outputs} in the order in which they run. Where `max_batch_size` is above 0 the files
+take any number of frames, and the requests that Triton hands over together run together.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ _OPENVINO_HINT = {"f32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 
 
 class TritonPythonModel:
-    """Answer requests of `frames` uint8 [1, h, w, 3] with `detections` float32 [1, 100, 6]."""
+    """Answer requests of `frames` uint8 [n, h, w, 3] with `detections` float32 [n, 100, 6]."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Compile the chain; whatever is raised here, Triton reports as the reason why it is not ready."""
         self._utils: Any = importlib.import_module("triton_python_backend_utils")
-        parameters = {
-            name: value["string_value"]
-            for name, value in json.loads(args["model_config"])["parameters"].items()
-        }
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self._batches = int(config["max_batch_size"]) > 0
         folder = Path(args["model_repository"]) / args["model_version"]
         threads = int(parameters["threads"])
         self._chain: list[tuple[Sequence[str], RunSegment]] = []
@@ -44,21 +44,23 @@ class TritonPythonModel:
             self._chain.append((segment["inputs"], run))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request by itself: published graphs have the batch size 1."""
-        return [self._answer(request) for request in requests]
+        """Answer the requests together where the files take batches, else each by itself."""
+        if self._batches:
+            return self._answers(requests)
+        return [response for request in requests for response in self._answers([request])]
 
-    def _answer(self, request: Any) -> Any:
+    def _answers(self, requests: Sequence[Any]) -> list[Any]:
         utils = self._utils
         try:
-            made: dict[str, NDArray[Any]] = {
-                "frames": np.ascontiguousarray(utils.get_input_tensor_by_name(request, "frames").as_numpy())
-            }
+            given = [utils.get_input_tensor_by_name(request, "frames").as_numpy() for request in requests]
+            made: dict[str, NDArray[Any]] = {"frames": np.ascontiguousarray(np.concatenate(given))}
             for inputs, run in self._chain:
                 made.update(run({name: made[name] for name in inputs}))
-            rows = utils.Tensor("detections", np.ascontiguousarray(made["detections"], dtype=np.float32))
-            return utils.InferenceResponse([rows])
+            rows = np.ascontiguousarray(made["detections"], dtype=np.float32)
+            parts = np.split(rows, np.cumsum([len(frames) for frames in given])[:-1])
+            return [utils.InferenceResponse([utils.Tensor("detections", part)]) for part in parts]
         except (RuntimeError, ValueError, KeyError) as error:
-            return utils.InferenceResponse([], utils.TritonError(str(error)))
+            return [utils.InferenceResponse([], utils.TritonError(str(error))) for _ in requests]
 
 
 def _openvino(file: str, outputs: Sequence[str], arithmetic: str, threads: int) -> RunSegment:
