@@ -9,7 +9,6 @@ The measured latencies are kept as a table, which a later search can be given in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -118,29 +117,6 @@ def subnets_to_measure(space: Space, count: int, seed: int) -> list[Architecture
             break
         chosen[space.sample(rng)] = None
     return list(chosen)
-
-
-def measure_table(
-    space: Space,
-    architectures: Sequence[Architecture],
-    p50_ms: Callable[[Sequence[Architecture]], Sequence[float]],
-    *,
-    runtime: RuntimeName,
-    precision: Precision,
-    environment: Environment,
-) -> LatencyTable:
-    """Measure subnets on the real runtime, on one thread, and return the table."""
-    return LatencyTable(
-        runtime=runtime,
-        precision=precision,
-        threads=1,
-        aspect=space.aspect,
-        environment=environment,
-        measured=tuple(
-            MeasuredLatency(architecture=architecture.name, p50_ms=ms)
-            for architecture, ms in zip(architectures, p50_ms(architectures), strict=True)
-        ),
-    )
 
 
 def amounts(space: Space, architecture: Architecture) -> NDArray[np.float64]:

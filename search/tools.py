@@ -12,14 +12,26 @@ import typer
 
 from model_repo.frontier import Frontier, SplitName
 from search.run_folder import Progress, RunError
+from search.settings import TritonPlatform
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from model_repo.publish import Repository
+    from search.targets import Targets
 
 RepositoryOption = Annotated[Path, typer.Option("--repo", help="a published model repository")]
 DataOption = Annotated[Path, typer.Option("--data", help="the data set it was made on")]
+TritonUrlOption = Annotated[
+    str | None, typer.Option("--triton-url", help="for the target triton: host:port of its gRPC endpoint")
+]
+TritonPlatformOption = Annotated[
+    TritonPlatform | None,
+    typer.Option("--triton-platform", help="the backend that models are sent to it for [onnxruntime]"),
+]
+EngineCacheOption = Annotated[
+    Path | None, typer.Option("--engine-cache", help="where TensorRT keeps the engines it builds")
+]
 
 
 def render(
@@ -140,6 +152,9 @@ def remeasure(
     repo: RepositoryOption,
     data: DataOption,
     samples: Annotated[int, typer.Option(min=20, help="per model, runtime and concurrency")] = 200,
+    triton_url: TritonUrlOption = None,
+    triton_platform: TritonPlatformOption = None,
+    engine_cache: EngineCacheOption = None,
     out: Annotated[
         Path | None, typer.Option(help="publish into this repository [the one that is read]")
     ] = None,
@@ -156,7 +171,13 @@ def remeasure(
 
     repository = opened(repo)
     with ConsoleProgress(Console()) as progress:
-        frontier = measure(repository, read_dataset(data, needed=("test",)), progress, samples=samples)
+        frontier = measure(
+            repository,
+            read_dataset(data, needed=("test",)),
+            progress,
+            _targets(repository, triton_url, triton_platform, engine_cache),
+            samples=samples,
+        )
     _publish_again(repository, frontier, out or repo)
 
 
@@ -174,6 +195,9 @@ def calibrate(
         float | None, typer.Option(help="… costs no more than this on average, decoding included")
     ] = None,
     seed: Annotated[int, typer.Option(help="of folds and of the images held back to certify")] = 0,
+    triton_url: TritonUrlOption = None,
+    triton_platform: TritonPlatformOption = None,
+    engine_cache: EngineCacheOption = None,
     out: Annotated[
         Path | None, typer.Option(help="publish into this repository [the one that is read]")
     ] = None,
@@ -196,10 +220,25 @@ def calibrate(
     repository, console = opened(repo), Console()
     with ConsoleProgress(console) as progress:
         frontier = refit(
-            repository, read_dataset(data, needed=()), progress, split=role, wish=wish, seed=seed
+            repository,
+            read_dataset(data, needed=()),
+            progress,
+            _targets(repository, triton_url, triton_platform, engine_cache),
+            split=role,
+            wish=wish,
+            seed=seed,
         )
     published = _publish_again(repository, frontier, out or repo)
     _print_plans(published.frontier, console, every=False)
+
+
+def _targets(
+    repository: Repository, url: str | None, platform: TritonPlatform | None, engine_cache: Path | None
+) -> Targets:
+    """Return what a published repository can be measured on: this machine, and the Triton that is given."""
+    from search.targets import Targets
+
+    return Targets(repository.root, url, platform or "onnxruntime", engine_cache)
 
 
 def _publish_again(repository: Repository, frontier: Frontier, out: Path) -> Repository:
