@@ -116,18 +116,18 @@ Targets = Annotated[
     typer.Option(
         "--target",
         help="measure on this runtime; repeat for several: the first one decides what is kept, the others are"
-        f" measured as well: {', '.join(get_args(RuntimeName))} [openvino, then onnxruntime]",
+        f" measured as well: {', '.join(get_args(RuntimeName))} (default: openvino, then onnxruntime)",
     ),
 ]
 LatencyPrecision = Annotated[
-    str | None, typer.Option(help="of the subnets that latency estimates are fitted to [int8]")
+    str | None, typer.Option(help="of the subnets that latency estimates are fitted to (default: int8)")
 ]
 Precisions = Annotated[
     list[str] | None,
     typer.Option(
         "--precision",
         help="export this; repeat for several; the best on the first target is published: f32, bf16, fp16,"
-        " int8 [all but fp16, which is for GPUs]",
+        " int8 (default: all but fp16, which is for GPUs)",
     ),
 ]
 

@@ -9,6 +9,7 @@ The measured latencies are kept as a table, which a later search can be given in
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -55,6 +56,11 @@ class LatencyTable(Value):
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
             )
             raise RunError(f"{source}: not a latency table: {fields}") from error
+
+
+def read_table(path: Path) -> LatencyTable:
+    """Read a table's file; raises RunError that names it and the fields."""
+    return LatencyTable.parse(path.read_text(), str(path))
 
 
 class PredictorError(Value):

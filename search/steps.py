@@ -21,7 +21,14 @@ from search.candidates import FIRST_SLICE, Candidate, finished, kept
 from search.data.coco import DataError, Dataset, ImageRecord, read_dataset
 from search.explore import explore as run_explore
 from search.measure import latency_samples_ms, levelled, place, unmeasured
-from search.predict import LatencyModel, LatencyTable, MeasuredLatency, held_out_error, subnets_to_measure
+from search.predict import (
+    LatencyModel,
+    LatencyTable,
+    MeasuredLatency,
+    held_out_error,
+    read_table,
+    subnets_to_measure,
+)
 from search.run_folder import Journal, RunError, write_text
 from search.space import Architecture, Space
 from search.strategies import Latency, Strategy, strategy
@@ -297,15 +304,9 @@ def _latency_table(context: Context, space: Space) -> LatencyTable:
     settings = context.settings
     path = context.folder.path("explore", "latency_table.json")
     if path.exists():
-        return LatencyTable.parse(path.read_text(), str(path))
+        return read_table(path)
     if settings.latency_table is not None:
-        given = context.folder.root / "tables" / f"{settings.latency_table}.json"
-        table = LatencyTable.parse(given.read_text(), str(given))
-        if table.runtime != settings.runtimes[0]:
-            raise RunError(
-                f"latency_table: it was measured on {table.runtime}, the first target is"
-                f" {settings.runtimes[0]}"
-            )
+        table = read_table(context.folder.root / "tables" / f"{settings.latency_table}.json")
     else:
         wanted = subnets_to_measure(space, settings.latency_subnets, settings.seed)
         table = measured_table(context, space, wanted)

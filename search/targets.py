@@ -25,6 +25,7 @@ from model_repo.runtime.engine import Engine, EngineError, answer_frame
 from model_repo.runtime.select import make_engine, supports
 from search.artifacts import cores
 from search.measure import place, unmeasured
+from search.predict import read_table
 from search.run_folder import RunError
 from search.settings import TritonPlatform
 
@@ -124,16 +125,27 @@ def check_targets(context: Context, steps: Collection[str]) -> None:
     for runtime in settings.runtimes:
         targets.check(runtime)
     runs = targets.precisions(first)
-    if "explore" in steps and settings.latency_table is None and settings.latency_precision not in runs:
-        raise RunError(
-            f"latency_precision: {first} does not run {settings.latency_precision} here;"
-            f" it runs {', '.join(runs)}"
-        )
+    if "explore" in steps:
+        _check_latencies(context, runs)
     if not set(runs) & set(settings.precisions):
         raise RunError(
             f"precisions: {first} runs none of {', '.join(settings.precisions)} here;"
             f" it runs {', '.join(runs)}"
         )
+
+
+def _check_latencies(context: Context, runs: Collection[Precision]) -> None:
+    """Raise RunError where the first target does not run what is to be timed, or a table is not of it."""
+    settings = context.settings
+    first, precision = settings.runtimes[0], settings.latency_precision
+    if settings.latency_table is not None:
+        given = read_table(context.folder.root / "tables" / f"{settings.latency_table}.json")
+        if given.runtime != first:
+            raise RunError(
+                f"latency_table: it was measured on {given.runtime}, and the first target is {first}"
+            )
+    elif precision not in runs:
+        raise RunError(f"latency_precision: {first} does not run {precision} here; it runs {', '.join(runs)}")
 
 
 def _write_probe(root: Path, precision: Precision) -> Variant:

@@ -27,10 +27,11 @@ TritonUrlOption = Annotated[
 ]
 TritonPlatformOption = Annotated[
     TritonPlatform | None,
-    typer.Option("--triton-platform", help="the backend that models are sent to it for [onnxruntime]"),
+    typer.Option("--triton-platform", help="its backend that models are sent for (default: onnxruntime)"),
 ]
 EngineCacheOption = Annotated[
-    Path | None, typer.Option("--engine-cache", help="where TensorRT keeps the engines it builds")
+    Path | None,
+    typer.Option("--engine-cache", help="where onnxruntime-tensorrt keeps the engines it builds"),
 ]
 
 

@@ -25,7 +25,8 @@ from model_repo.runtime.triton import TritonEngine
 from model_repo.triton import CONFIG, Platform, PlatformError, parse_config, render_repository
 
 _LIMIT_S = 900.0
-"""Of every call. TensorRT builds an engine when a model is loaded or first asked, which takes minutes."""
+"""Of a call. TensorRT builds an engine when a model is loaded or first asked, which takes minutes."""
+_TAKE_OUT_S = 60.0
 
 
 class TritonGuestEngine(TritonEngine):
@@ -101,7 +102,7 @@ class TritonGuestEngine(TritonEngine):
 
     def _take_out(self, folder: str) -> None:
         try:
-            self._open().unload_model(folder, client_timeout=self._limit_s)
+            self._open().unload_model(folder, client_timeout=_TAKE_OUT_S)
         except InferenceServerException as error:
             raise EngineUnavailable(f"Triton at {self._url}, {folder}: {error.message()}") from error
         self._guests.discard(folder)

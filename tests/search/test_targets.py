@@ -14,7 +14,7 @@ from search.__main__ import app
 from search.run_folder import RunError
 from search.settings import Settings
 from search.targets import Targets
-from tests.search.tiny import tiny_dataset
+from tests.search.tiny import recorded_table, tiny_dataset
 
 NO_GPU = pytest.mark.skipif(
     CUDA in ort.get_available_providers(), reason="this build of ONNX Runtime is one for GPUs"
@@ -90,6 +90,19 @@ def test_a_run_that_could_not_measure_does_not_begin(
     with pytest.raises(RunError, match=said):
         CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
     assert not (out / "steps").exists()
+
+
+def test_a_latency_table_of_another_runtime_is_refused_at_once(tmp_path: Path) -> None:
+    """What was measured on OpenVINO says nothing about ONNX Runtime, and is not asked for hours later."""
+    data = tiny_dataset(tmp_path / "data", {"train": 4, "calib": 2, "valid": 2, "test": 2})
+    (tmp_path / "table.json").write_text(recorded_table(tmp_path).model_dump_json())
+    command = [
+        "run", "--data", str(data), "--out", str(tmp_path / "run"), "--repo", str(tmp_path / "repo"),
+        "--steps", "2", "--target", "onnxruntime", "--latency-table", str(tmp_path / "table.json"),
+    ]  # fmt: skip
+    with pytest.raises(RunError, match="latency_table: it was measured on openvino"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not (tmp_path / "run" / "steps").exists()
 
 
 def test_only_the_first_target_decides_about_exploring() -> None:
