@@ -17,7 +17,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from model_repo.value import Value
 
-RuntimeName = Literal["openvino", "onnxruntime", "triton"]
+OnnxRuntimeName = Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"]
+# A new name needs no new version of the manifest: old manifests read as before, and a version of this program
+# that does not know the name refuses it by the path of its field.
+EmbeddedName = Literal["openvino", OnnxRuntimeName]
+RuntimeName = Literal[EmbeddedName, "triton"]
 Precision = Literal["f32", "bf16", "fp16", "int8"]
 
 # 2 % wide buckets: a quantile is off by 1 % at most, which is below what a shared machine repeats.

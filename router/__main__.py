@@ -6,12 +6,13 @@ import gc
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
 
 from model_repo.codec import ManifestError
+from model_repo.latency import RuntimeName
 from model_repo.publish import RepositoryError
 from model_repo.runtime.engine import EngineError
 from router import logs
@@ -56,7 +57,11 @@ def command(
     ] = _DEFAULT["reload_s"],
     runtime: Annotated[
         str | None,
-        _option("runtime", "openvino, onnxruntime or triton; default: by processor", "Engine"),
+        _option(
+            "runtime",
+            f"{', '.join(get_args(RuntimeName))}; default: by processor",
+            "Engine",
+        ),
     ] = None,
     threads: Annotated[
         int | None, _option("threads", "Cores per inference; default: by a short measurement", "Engine")
@@ -81,7 +86,7 @@ def command(
         ),
     ] = False,
     triton_runs: Annotated[
-        str, _option("triton_runs", "What Triton's repository was rendered for", "Engine")
+        str, _option("triton_runs", "What Triton runs, where nothing was measured on it", "Engine")
     ] = _DEFAULT["triton_runs"],
     drift_interval_s: Annotated[
         float, _option("drift_interval_s", "Between looks at a variant's answers for drift", "Models")

@@ -119,14 +119,13 @@ def build(config: Config, *, engine: Engine | None = None, clock: Clock | None =
     metrics = Metrics(tracing)
     access, keys_file = _access(config, clock, metrics)
     repository = publish.read(config.repo)
-    here = environment()
-    arrangement = _arrange(config, repository, here, given=engine is not None)
+    arrangement = _arrange(config, repository, given=engine is not None)
     # The workers are the parallelism; OpenCV's own threads would only take their cores.
     cv2.setNumThreads(1)
     if engine is None:
         engine = _engine(config, arrangement)
     pool = WorkerPool(arrangement.workers)
-    measured = partial(_measured, engine=engine, config=config, here=here, threads=arrangement.threads)
+    measured = partial(_measured, engine=engine, config=config, threads=arrangement.threads)
     loaded, health = LoadedSets(engine.unload), EngineHealth()
     load = partial(
         _serving, engine=engine, config=config, clock=clock, pool=pool, measured=measured, loaded=loaded
@@ -261,7 +260,8 @@ def _tracing(config: Config) -> Tracing:
     return OpenTelemetry.exporting(config.otlp_endpoint, config.trace_share, release())
 
 
-def _arrange(config: Config, repository: Repository, here: Environment, *, given: bool) -> Arrangement:
+def _arrange(config: Config, repository: Repository, *, given: bool) -> Arrangement:
+    here = environment()
     choices = possible(here.cores, threads=config.threads, workers=config.workers)
     # Whose cores an engine uses that is given, or is Triton, is not ours to say.
     if given or config.runtime == "triton" or config.measure == "never":
@@ -280,7 +280,12 @@ def _arrange(config: Config, repository: Repository, here: Environment, *, given
 def _engine(config: Config, arrangement: Arrangement) -> Engine:
     workers = arrangement.workers
     if config.runtime != "triton":
-        return make_engine(config.runtime, threads=arrangement.threads, parallelism=workers)
+        return make_engine(
+            config.runtime,
+            threads=arrangement.threads,
+            parallelism=workers,
+            engine_cache=(config.cache or user_cache()) / "engines",
+        )
     return Endpoints(
         {
             url: make_engine(
@@ -408,8 +413,9 @@ def _points(service: Service, engine: Engine) -> PointsDocument:
     )
 
 
-def _measured(fleet: Fleet, *, engine: Engine, config: Config, here: Environment, threads: int) -> Fleet:
+def _measured(fleet: Fleet, *, engine: Engine, config: Config, threads: int) -> Fleet:
     """Return the fleet under profiles that hold here, and say where they come from."""
+    here = environment(engine.device)
     reason = _elsewhere(fleet, engine, here, threads)
     if config.measure == "never" or (config.measure == "auto" and reason is None):
         if reason is not None:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from model_repo.latency import RuntimeName
+from model_repo.latency import EmbeddedName, RuntimeName
 from router.arms import Mode
 from router.budget import MAX_BUDGET_MS
 
@@ -94,7 +94,7 @@ class Config(BaseModel):
     runtime: RuntimeName | None = None
     triton_url: str | None = None
     triton_shared_memory: bool = False
-    triton_runs: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    triton_runs: EmbeddedName = "onnxruntime"
     threads: PositiveInt | None = None
     workers: PositiveInt | None = None
     cache: Path | None = None

@@ -97,6 +97,11 @@ class Endpoints:
         raise self._none_is_well()
 
     @property
+    def device(self) -> str:
+        """Return what computes behind the endpoints: a latency measured on one of them is none of all."""
+        return "; ".join(dict.fromkeys(endpoint.engine.device for endpoint in self._endpoints))
+
+    @property
     def parallelism(self) -> int:
         """Return how many inferences may usefully run at once, on all endpoints together."""
         return sum(endpoint.engine.parallelism for endpoint in self._endpoints)

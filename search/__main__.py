@@ -13,10 +13,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
+from model_repo.latency import RuntimeName
 from search import bench_commands, tools, triton_commands
 from search.candidates import Objective
 from search.run_folder import RunError
@@ -110,6 +111,25 @@ MaxMb = Annotated[float | None, typer.Option(help="size of all published files t
 MaxTrail = Annotated[float | None, typer.Option(help="mAP by which the fastest may trail the best [0.2]")]
 Tolerance = Annotated[float | None, typer.Option(help="mAP that a faster precision may lose [0.005]")]
 Samples = Annotated[int | None, typer.Option(help="latency samples per model and concurrency [200]")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="measure on this runtime; repeat for several: the first one decides what is kept, the others are"
+        f" measured as well: {', '.join(get_args(RuntimeName))} (default: openvino, then onnxruntime)",
+    ),
+]
+LatencyPrecision = Annotated[
+    str | None, typer.Option(help="of the subnets that latency estimates are fitted to (default: int8)")
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        help="export this; repeat for several; the best on the first target is published: f32, bf16, fp16,"
+        " int8 (default: all but fp16, which is for GPUs)",
+    ),
+]
 
 
 @app.command(rich_help_panel=_ALL)
@@ -154,6 +174,12 @@ def run(
     max_trail: MaxTrail = None,
     tolerance: Tolerance = None,
     samples: Samples = None,
+    runtimes: Targets = None,
+    precisions: Precisions = None,
+    latency_precision: LatencyPrecision = None,
+    triton_url: tools.TritonUrlOption = None,
+    triton_platform: tools.TritonPlatformOption = None,
+    engine_cache: tools.EngineCacheOption = None,
     again: Annotated[str | None, typer.Option(help="do this step and all that follow once more")] = None,
     until: Annotated[str, typer.Option(help="stop after this step")] = STEPS[-1],
 ) -> None:
@@ -210,6 +236,11 @@ def explore(
     latency_table: Table = None,
     latency_subnets: Subnets = None,
     workers: Workers = None,
+    runtimes: Targets = None,
+    latency_precision: LatencyPrecision = None,
+    triton_url: tools.TritonUrlOption = None,
+    triton_platform: tools.TritonPlatformOption = None,
+    engine_cache: tools.EngineCacheOption = None,
     again: Again = False,
 ) -> None:
     """Search for subnets worth keeping."""
@@ -236,6 +267,11 @@ def export(
     run: Run,
     tune_above: TuneAbove = None,
     tune_steps: TuneSteps = None,
+    runtimes: Targets = None,
+    precisions: Precisions = None,
+    triton_url: tools.TritonUrlOption = None,
+    triton_platform: tools.TritonPlatformOption = None,
+    engine_cache: tools.EngineCacheOption = None,
     again: Again = False,
 ) -> None:
     """Export the kept subnets, fused, in every precision; tune those for int8 that lose too much by it."""
@@ -251,9 +287,13 @@ def measure(
     max_trail: MaxTrail = None,
     tolerance: Tolerance = None,
     samples: Samples = None,
+    runtimes: Targets = None,
+    triton_url: tools.TritonUrlOption = None,
+    triton_platform: tools.TritonPlatformOption = None,
+    engine_cache: tools.EngineCacheOption = None,
     again: Again = False,
 ) -> None:
-    """Measure every exported file on the runtimes and choose what to publish."""
+    """Measure every exported file on the targets and choose what to publish."""
     given = {name: value for name, value in locals().items() if name not in ("run", "again")}
     _do(run, ("measure",), given, again="measure" if again else None)
 
@@ -265,9 +305,9 @@ def route(run: Run, again: Again = False) -> None:
 
 
 @app.command("publish", rich_help_panel=_ONE)
-def publish_(run: Run, repo: Repo, again: Again = False) -> None:
+def publish_(run: Run, repo: Repo, triton_url: tools.TritonUrlOption = None, again: Again = False) -> None:
     """Score on the test split, once, and publish."""
-    _do(run, ("publish",), {}, repo=repo, again="publish" if again else None)
+    _do(run, ("publish",), {"triton_url": triton_url}, repo=repo, again="publish" if again else None)
 
 
 @app.command(rich_help_panel=_ONE)

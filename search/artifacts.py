@@ -99,7 +99,7 @@ def model_files(
     method: Calibration,
     folder: Path,
 ) -> dict[Precision, Path]:
-    """Export a fused detector and quantize it where asked; f32 and bf16 are one file run in two ways.
+    """Export a fused detector in every precision asked for; f32 and bf16 are one file run in two ways.
 
     frames: decoded ones that the quantizer takes ranges from.
     """
@@ -118,6 +118,9 @@ def model_files(
                 resolution_wh=detector.resolution_wh,
                 method=method,
             )
+        elif precision == "fp16":
+            half = export_onnx(detector, detector.resolution_wh, folder / "half.onnx", half=True)
+            files[precision] = half.path
         else:
             files[precision] = exported.path
     return files

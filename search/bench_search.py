@@ -9,14 +9,14 @@ import numpy as np
 
 from model_repo.detections import Detections
 from model_repo.latency import Precision, RuntimeName
-from model_repo.runtime.select import environment, make_engine
 from search.artifacts import read_artifacts
-from search.measure import LoadedSplit, accuracy_of, latency_samples_ms, matched, predictions
+from search.measure import LoadedSplit, accuracy_of, latency_samples_ms, load_all, matched, predictions
 from search.pipeline import Context
-from search.predict import LatencyModel, PredictorError, error_of, measure_table, subnets_to_measure
+from search.predict import LatencyModel, PredictorError, error_of, subnets_to_measure
 from search.publishing import load_split
 from search.run_folder import RunError
-from search.steps import measured_p50_ms, space_of
+from search.steps import measured_table, space_of
+from search.targets import targets_of
 
 MEAN_ERROR = 0.05
 RANK_CORRELATION = 0.98
@@ -38,14 +38,7 @@ def predictor(context: Context, held_out: int) -> PredictorError:
     others = [architecture for architecture in drawn if architecture not in fitted][:held_out]
     if len(others) < held_out:
         raise RunError(f"--held-out: the space has no {held_out} subnets beside the {len(fitted)} fitted")
-    table = measure_table(
-        space,
-        (*fitted, *others),
-        lambda architectures: measured_p50_ms(context, space, architectures),
-        runtime=settings.runtimes[0],
-        precision=settings.latency_precision,
-        environment=environment(),
-    )
+    table = measured_table(context, space, (*fitted, *others))
     rows = table.measured
     model = LatencyModel(space, table.model_copy(update={"measured": rows[: len(fitted)]}))
     estimates = np.array([model.estimate(architecture) for architecture in others])
@@ -103,11 +96,9 @@ def precision(context: Context, runtime: RuntimeName, *, samples: int) -> Precis
     if {each.precision for each in artifacts} != {"f32", "int8"}:
         raise RunError(f"{context.folder.root}: the bench needs subnets exported in f32 and int8")
     split = load_split(context, "valid")
-    engine = make_engine(runtime, threads=1, parallelism=1)
-    try:
-        variants = [artifact.variant(root) for artifact in artifacts]
-        for variant in variants:
-            engine.load(root, variant)
+    variants = [artifact.variant(root) for artifact in artifacts]
+    with targets_of(context).engine(runtime, parallelism=1) as engine:
+        load_all(engine, root, variants)
         context.progress.start(f"accuracy on {runtime}", len(variants) * len(split))
         answers = [predictions(engine, each, split.images, context.progress) for each in variants]
         maps = [_map(each, split, classes) for each in answers]
@@ -115,8 +106,6 @@ def precision(context: Context, runtime: RuntimeName, *, samples: int) -> Precis
         taken = latency_samples_ms(
             engine, variants, split.images, samples=samples, concurrency=1, progress=context.progress
         )
-    finally:
-        engine.close()
     found = {
         (artifact.architecture, artifact.precision): (score, float(np.median(taken[variant.name])))
         for artifact, variant, score in zip(artifacts, variants, maps, strict=True)

@@ -21,16 +21,15 @@ from model_repo.frontier import (
 )
 from model_repo.latency import RuntimeName
 from model_repo.publish import Repository
-from model_repo.runtime.select import make_engine, supports
 from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
 from search.answers import AnswerSet, answered
-from search.artifacts import cores
 from search.data.coco import Dataset
 from search.gain import MIN_IMAGES
 from search.measure import COST_FRAMES, LoadedSplit, accuracy_of, decode_cost, loaded, matched, predictions
 from search.routing import SHARES, Artifact, Costs, Routing, fit_images, route, score_plan
 from search.run_folder import Progress, RunError
+from search.targets import Targets
 
 POINT = "balanced"
 """The operating point that a wish decides: the one that is served unless a request says otherwise."""
@@ -74,6 +73,7 @@ def calibrate(
     repository: Repository,
     dataset: Dataset,
     progress: Progress,
+    targets: Targets,
     *,
     split: SplitName = "calibration",
     wish: Wish | None = None,
@@ -82,7 +82,7 @@ def calibrate(
     """Return the repository's frontier as it is when refitted on a split of labelled frames.
 
     The data set's test split, where it has one, scores the new plans, once. What the manifest says of a
-    runtime that this machine does not run stays as it was. Raises RunError when the classes differ, the split
+    runtime that is not within reach stays as it was. Raises RunError when the classes differ, the split
     is missing or too small, or the wish cannot be met.
     """
     frontier, wish = repository.frontier, wish or Wish()
@@ -92,7 +92,7 @@ def calibrate(
     frames = loaded(dataset, split)
     if len(frames) < MIN_IMAGES:
         raise RunError(f"{dataset.root}: {split}: {len(frames)} images are too few, {MIN_IMAGES} are needed")
-    answers = _answer_all(repository, frames, progress)
+    answers = _answer_all(repository, frames, progress, targets)
     first = frontier.plans[0].runtime
     if not any(runtime == first for _, runtime in answers):
         raise RunError(f"{repository.root}: its plans were made for {first}, which does not run here")
@@ -100,7 +100,7 @@ def calibrate(
     test = loaded(dataset, "test") if "test" in dataset.splits and split != "test" else None
     plans = routing.plans
     if test is not None:
-        tested = _answer_all(repository, test, progress, only=first)
+        tested = _answer_all(repository, test, progress, targets, only=first)
         plans = _with_test(routing, tested, test, first, len(dataset.classes))
     return Frontier(
         dataset=frontier.dataset.model_copy(update={"splits": _splits(frontier, dataset, split)}),
@@ -127,26 +127,29 @@ def check_classes(repository: Repository, dataset: Dataset) -> None:
 
 
 def _answer_all(
-    repository: Repository, frames: LoadedSplit, progress: Progress, only: RuntimeName | None = None
+    repository: Repository,
+    frames: LoadedSplit,
+    progress: Progress,
+    targets: Targets,
+    only: RuntimeName | None = None,
 ) -> dict[tuple[str, RuntimeName], _Answers]:
-    """Ask every variant on every embedded runtime that it was measured on and that runs here."""
+    """Ask every variant on every runtime that it was measured on and that is within reach."""
     frontier = repository.frontier
     runtimes: dict[RuntimeName, list[Variant]] = {}
     for variant in frontier.variants:
         for runtime in variant.runtimes:
-            if runtime != "triton" and only in (None, runtime) and supports(runtime, variant.precision):
+            if only in (None, runtime) and targets.supports(runtime, variant.precision):
                 runtimes.setdefault(runtime, []).append(variant)
     found: dict[tuple[str, RuntimeName], _Answers] = {}
     for runtime, variants in runtimes.items():
-        engine = make_engine(runtime, threads=1, parallelism=cores())
-        for variant in variants:
-            engine.load(repository.root, variant)
-            progress.start(f"{variant.name} on {runtime}, {frames.name}", len(frames))
-            detections = predictions(engine, variant, frames.images, progress)
-            engine.unload(variant)
-            table = matched(frames, detections, len(frontier.dataset.classes))
-            found[variant.name, runtime] = _Answers(detections, table)
-        engine.close()
+        with targets.engine(runtime) as engine:
+            for variant in variants:
+                engine.load(repository.root, variant)
+                progress.start(f"{variant.name} on {runtime}, {frames.name}", len(frames))
+                detections = predictions(engine, variant, frames.images, progress)
+                engine.unload(variant)
+                table = matched(frames, detections, len(frontier.dataset.classes))
+                found[variant.name, runtime] = _Answers(detections, table)
     return found
 
 

@@ -2,7 +2,8 @@
 
 The graph mirrors `PlainDetector.forward` and `detections_from`; a test holds it to them.  Writing it directly
 keeps nodes few, their names readable and stable, and says which must stay in floating point when the rest is
-quantized: the layers that predict, and the decoding after them.
+quantized: the layers that predict, and the decoding after them.  The same stay in float32 when the rest is
+computed in float16, in which a place far from the corner is known to half a pixel.
 
 Input `frames`, uint8 [N, H, W, 3]; output `detections`, float32 [N, 100, 6].  Shapes are static.  Operators
 are those that ONNX Runtime, OpenVINO and TensorRT all take.
@@ -39,10 +40,12 @@ class ExportedModel:
 
 
 def export_onnx(
-    detector: PlainDetector, resolution_wh: tuple[int, int], path: Path, *, batch: int = 1
+    detector: PlainDetector, resolution_wh: tuple[int, int], path: Path, *, batch: int = 1, half: bool = False
 ) -> ExportedModel:
     """Write a fused detector for frames of `resolution_wh` in batches of `batch`, atomically, and check the
     file.
+
+    half: the network computes in float16, its weights too, up to the layers that predict.
 
     Raises:
         ValueError: when the detector is not fused, or the resolution is no multiple of 32.
@@ -51,7 +54,7 @@ def export_onnx(
     width, height = resolution_wh
     if width % LEVEL_STRIDES[-1] or height % LEVEL_STRIDES[-1]:
         raise ValueError(f"resolution must be a multiple of {LEVEL_STRIDES[-1]}, got {width}x{height}")
-    graph = _Graph()
+    graph = _Graph(half)
     raw = _network(graph, detector)
     network_nodes = len(graph.nodes)
     _decoding(graph, raw, detector.classes, resolution_wh, batch)
@@ -78,9 +81,13 @@ def export_onnx(
 
 
 class _Graph:
-    """Nodes and constants under construction; every method adds one and returns its output's name."""
+    """Nodes and constants under construction; every method adds one and returns its output's name.
 
-    def __init__(self) -> None:
+    half: what `number` is, the type that the network computes in: float16, else float32.
+    """
+
+    def __init__(self, half: bool) -> None:
+        self.number: type[np.float16 | np.float32] = np.float16 if half else np.float32
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[TensorProto] = []
 
@@ -98,23 +105,34 @@ class _Graph:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def convolution(self, name: str, x: str, layer: nn.Conv2d, *, active: bool) -> str:
+    def cast(self, name: str, x: str, number: type[np.float16 | np.float32]) -> str:
+        return self.node("Cast", name, [x], to=helper.np_dtype_to_tensor_dtype(np.dtype(number)))
+
+    def prediction(self, name: str, x: str, layer: nn.Conv2d) -> str:
+        """Add a layer that predicts, which computes in float32 whatever the network computes in."""
+        if self.number is not np.float32:
+            x = self.cast(f"{name}/cast", x, np.float32)
+        return self.convolution(name, x, layer, number=np.float32)
+
+    def convolution(
+        self, name: str, x: str, layer: nn.Conv2d, *, number: type[np.float16 | np.float32]
+    ) -> str:
         if layer.bias is None:
             raise ValueError(f"{name} is not fused: it has no bias")
-        weight = self.constant(f"{name}/weight", _array(layer.weight))
-        bias = self.constant(f"{name}/bias", _array(layer.bias))
+        weight = self.constant(f"{name}/weight", _array(layer.weight).astype(number))
+        bias = self.constant(f"{name}/bias", _array(layer.bias).astype(number))
         size, stride = layer.kernel_size[0], layer.stride[0]
         pad = size // 2
-        y = self.node(
+        return self.node(
             "Conv", f"{name}/conv", [x, weight, bias],
             kernel_shape=[size, size], strides=[stride, stride], pads=[pad] * 4,
         )  # fmt: skip
-        return self.node("Relu", f"{name}/relu", [y]) if active else y
 
     def block(self, name: str, x: str, block: nn.Module) -> str:
         if not isinstance(block, PlainConv) or block.norm is not None:
             raise ValueError(f"{name} is not a fused convolution")
-        return self.convolution(name, x, block.conv, active=block.active)
+        y = self.convolution(name, x, block.conv, number=self.number)
+        return self.node("Relu", f"{name}/relu", [y]) if block.active else y
 
     def chain(self, name: str, x: str, blocks: nn.Module) -> str:
         for index, block in enumerate(blocks.children()):
@@ -136,9 +154,11 @@ def _head_names(part: str) -> list[str]:
 
 def _network(graph: _Graph, detector: PlainDetector) -> list[tuple[str, str]]:
     """Add the convolutions; returns the names of each level's logits and log distances."""
-    x = graph.node("Cast", "input/cast", [INPUT_NAME], to=TensorProto.FLOAT)
+    x = graph.cast("input/cast", INPUT_NAME, graph.number)
     x = graph.node("Transpose", "input/transpose", [x], perm=[0, 3, 1, 2])
-    x = graph.node("Mul", "input/scale", [x, graph.constant("input/factor", np.array([1 / 255], np.float32))])
+    x = graph.node(
+        "Mul", "input/scale", [x, graph.constant("input/factor", np.array([1 / 255], graph.number))]
+    )
     x = graph.block("stem", x, detector.stem)
     features: list[str] = []
     for index, stage in enumerate(detector.stages):
@@ -166,8 +186,8 @@ def _network(graph: _Graph, detector: PlainDetector) -> list[tuple[str, str]]:
         assert isinstance(box_layer, nn.Conv2d)
         raw.append(
             (
-                graph.convolution(f"{name}.classes", classes, class_layer, active=False),
-                graph.convolution(f"{name}.boxes", boxes, box_layer, active=False),
+                graph.prediction(f"{name}.classes", classes, class_layer),
+                graph.prediction(f"{name}.boxes", boxes, box_layer),
             )
         )
     return raw

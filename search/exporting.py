@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from model_repo.frame import Letterbox
 from model_repo.latency import Precision, RuntimeName
 from model_repo.publish import file_digest
-from model_repo.runtime.select import make_engine, supports
 from model_repo.scoring import score
 from search.artifacts import (
     Artifact,
@@ -33,10 +32,11 @@ from search.artifacts import (
 )
 from search.candidates import kept
 from search.finishing import weights_for
-from search.measure import LoadedSplit, loaded, predictions, unmeasured
+from search.measure import LoadedSplit, loaded, place, predictions, unmeasured
 from search.run_folder import write_text
 from search.space import Architecture
 from search.steps import augment_of, judged_images, read_candidates, space_of
+from search.targets import targets_of
 
 if TYPE_CHECKING:
     from search.batches import FramePool
@@ -136,9 +136,11 @@ class _Exporter:
         return tuple(made)
 
     def _int8(self, detector: PlainDetector, int8: Path, temporary: Path) -> tuple[Path, Quantized | None]:
-        """Return the int8 file to keep and what it loses; not judged where no runtime here runs int8."""
+        """Return the int8 file to keep and what it loses; not judged where no target runs both
+        f32 and int8."""
         settings = self._context.settings
-        runtime = next((each for each in settings.runtimes if supports(each, "int8")), None)
+        runs = targets_of(self._context).precisions
+        runtime = next((each for each in settings.runtimes if {"f32", "int8"} <= set(runs(each))), None)
         if runtime is None:
             return int8, None
         whole = self._objective(runtime, temporary / "model.onnx", "f32", detector)
@@ -190,15 +192,10 @@ class _Exporter:
                 name=precision, architecture=detector.arch.name, resolution_wh=detector.resolution_wh,
                 precision=precision, parameters=1, macs=1, nms_iou=settings.nms_iou, model=model,
             )  # fmt: skip
-            target = Path(folder) / variant.segments[0].file
-            target.parent.mkdir(parents=True)
-            os.link(model, target)
-            engine = make_engine(runtime, threads=1, parallelism=cores())
-            try:
+            place(variant, model, Path(folder))
+            with targets_of(self._context).engine(runtime) as engine:
                 engine.load(Path(folder), variant)
                 answers = predictions(engine, variant, split.images)
-            finally:
-                engine.close()
         found = score(split.truths, answers, len(self._context.dataset().classes))
         return found.map if settings.objective == "map" else found.f1
 

@@ -8,6 +8,7 @@ drift of a shared machine falls on all of them alike and not on the one that was
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,10 @@ from model_repo.detections import Detections
 from model_repo.escalation import FEATURES, GainModel, Layer, features
 from model_repo.frame import decode
 from model_repo.frontier import Accuracy, Segment, SplitName, Tensor, Variant
-from model_repo.latency import Environment, Histogram, LatencyProfile, Precision, RuntimeName
+from model_repo.latency import Histogram, LatencyProfile, Precision, RuntimeName
 from model_repo.publish import file_digest
 from model_repo.runtime.engine import Engine, answer_frame
+from model_repo.runtime.select import environment
 from model_repo.scoring import MatchTable, Truth, bootstrap_map, match, mean_precision, score_table
 from search.candidates import Objective
 from search.data.coco import Dataset
@@ -104,6 +106,13 @@ def unmeasured(
         segments=(segment,),
         measurements=(),
     )
+
+
+def place(variant: Variant, model: Path, root: Path) -> None:
+    """Link a file to where an engine that loads the variant from `root` looks for it."""
+    target = root / variant.segments[0].file
+    target.parent.mkdir(parents=True)
+    os.link(model, target)
 
 
 def predictions(
@@ -247,7 +256,6 @@ def profiles_of(
     images: Sequence[NDArray[np.uint8]],
     *,
     samples: int,
-    environment: Environment,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, tuple[LatencyProfile, ...]]:
@@ -265,7 +273,6 @@ def profiles_of(
                 engine=engine,
                 precision=variant.precision,
                 concurrency=concurrency,
-                environment=environment,
             )
             profiles[variant.name] = (*profiles[variant.name], profile)
     return profiles
@@ -277,10 +284,9 @@ def profile_of(
     engine: Engine,
     precision: Precision,
     concurrency: int,
-    environment: Environment,
     threads: int = 1,
 ) -> LatencyProfile:
-    """Turn latency samples into a stamped profile."""
+    """Turn latency samples into a profile, stamped with where the engine computes."""
     return LatencyProfile(
         runtime=engine.runtime,
         runtime_version=engine.version,
@@ -289,7 +295,7 @@ def profile_of(
         batch=1,
         concurrency=concurrency,
         histogram=Histogram.of(samples_ms),
-        environment=environment,
+        environment=environment(engine.device),
     )
 
 

@@ -28,6 +28,8 @@ from search.settings import STEPS, Settings, merged_settings, read_settings, wri
 if TYPE_CHECKING:
     from search.data.coco import Dataset
 
+_MEASURING = frozenset(("explore", "export", "measure", "publish"))
+
 
 @dataclass(slots=True)
 class Context:
@@ -95,9 +97,10 @@ def run_steps(context: Context, names: Sequence[str], *, record: bool = True) ->
 
     record: write down what begins and ends; of processes that train together, only the first does.
 
-    Raises RunError when a step before is missing, or whatever the step itself raises.
+    Raises RunError when a step before is missing or a target is, or whatever the step itself raises.
     """
-    for name in names:
+    checked = False
+    for position, name in enumerate(names):
         inputs: dict[str, str] = {}
         for before in STEPS[: STEPS.index(name)]:
             past = context.folder.record(before)
@@ -108,6 +111,9 @@ def run_steps(context: Context, names: Sequence[str], *, record: bool = True) ->
         if past is not None and _stands(past, inputs, context.folder):
             context.say(f"{name}: finished before ({past.seconds:.0f} s)")
             continue
+        if not checked:
+            _check_targets(context, names[position:])
+            checked = True
         start_s = time.monotonic()
         begun = StepRecord(
             step=name, settings=context.settings.of_step(name), inputs=inputs, outputs={}, seconds=0.0
@@ -125,6 +131,14 @@ def run_steps(context: Context, names: Sequence[str], *, record: bool = True) ->
         )
         context.folder.finish(finished)
         context.say(f"{name}: done in {finished.seconds:.0f} s")
+
+
+def _check_targets(context: Context, names: Sequence[str]) -> None:
+    """Find out now, and not after hours of training, whether steps that are to come can measure."""
+    if _MEASURING.intersection(names):
+        from search.targets import check_targets
+
+        check_targets(context, names)
 
 
 def _claim(folder: RunFolder, begun: StepRecord) -> None:

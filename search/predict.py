@@ -9,7 +9,7 @@ The measured latencies are kept as a table, which a later search can be given in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -56,6 +56,11 @@ class LatencyTable(Value):
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
             )
             raise RunError(f"{source}: not a latency table: {fields}") from error
+
+
+def read_table(path: Path) -> LatencyTable:
+    """Read a table's file; raises RunError that names it and the fields."""
+    return LatencyTable.parse(path.read_text(), str(path))
 
 
 class PredictorError(Value):
@@ -118,29 +123,6 @@ def subnets_to_measure(space: Space, count: int, seed: int) -> list[Architecture
             break
         chosen[space.sample(rng)] = None
     return list(chosen)
-
-
-def measure_table(
-    space: Space,
-    architectures: Sequence[Architecture],
-    p50_ms: Callable[[Sequence[Architecture]], Sequence[float]],
-    *,
-    runtime: RuntimeName,
-    precision: Precision,
-    environment: Environment,
-) -> LatencyTable:
-    """Measure subnets on the real runtime, on one thread, and return the table."""
-    return LatencyTable(
-        runtime=runtime,
-        precision=precision,
-        threads=1,
-        aspect=space.aspect,
-        environment=environment,
-        measured=tuple(
-            MeasuredLatency(architecture=architecture.name, p50_ms=ms)
-            for architecture, ms in zip(architectures, p50_ms(architectures), strict=True)
-        ),
-    )
 
 
 def amounts(space: Space, architecture: Architecture) -> NDArray[np.float64]:

@@ -20,11 +20,11 @@ from model_repo.frontier import (
 )
 from model_repo.latency import LatencyProfile, RuntimeName
 from model_repo.runtime.engine import Engine
-from model_repo.runtime.select import environment, make_engine, supports
+from model_repo.runtime.select import environment
 from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
 from search.answers import AnswerSet, answered
-from search.artifacts import Artifact, cores, read_artifacts
+from search.artifacts import Artifact, read_artifacts
 from search.choose import choose_published
 from search.gain import MIN_IMAGES
 from search.measure import (
@@ -49,6 +49,7 @@ from search.routing import Artifact as RoutingArtifact
 from search.routing import Costs, fit_images, score_plan
 from search.routing import route as make_routing
 from search.run_folder import RunError, write_text
+from search.targets import targets_of
 
 if TYPE_CHECKING:
     from search.pipeline import Context
@@ -59,31 +60,29 @@ SCREEN_SAMPLES = 40
 def measure(context: Context) -> list[Path]:
     """Screen every artifact, choose precisions and what to publish, and measure that in full."""
     settings, root = context.settings, context.folder.root / "export"
-    first = settings.runtimes[0]
+    first, targets = settings.runtimes[0], targets_of(context)
     valid = load_split(context, "valid")
-    runnable = [artifact for artifact in read_artifacts(context) if supports(first, artifact.precision)]
-    if not runnable:
-        raise RunError(f"runtimes: {first} runs none of the precisions {', '.join(settings.precisions)} here")
+    runnable = [each for each in read_artifacts(context) if targets.supports(first, each.precision)]
     artifacts = {artifact.name: artifact for artifact in runnable}
     variants = [artifact.variant(root) for artifact in runnable]
-    engine = make_engine(first, threads=1, parallelism=cores())
-    context.progress.start("load", len(variants))
-    for variant in variants:
-        engine.load(root, variant)
-        context.progress.advance(1)
-    context.progress.start("accuracy on valid", len(variants))
-    tables: dict[str, MatchTable] = {}
-    for variant in variants:
-        answers = answers_of(context, engine, variant, valid, "measure")
-        tables[variant.name] = matched(valid, answers, _classes(context))
-        context.progress.advance(1, variant.name)
-    context.progress.start("latency of all", SCREEN_SAMPLES * len(variants))
-    medians = median_ms(
-        latency_samples_ms(
-            engine, variants, valid.images, samples=SCREEN_SAMPLES, concurrency=1, seed=settings.seed,
-            progress=context.progress,
-        )
-    )  # fmt: skip
+    with targets.engine(first) as engine:
+        context.progress.start("load", len(variants))
+        for variant in variants:
+            engine.load(root, variant)
+            context.progress.advance(1)
+        context.progress.start("accuracy on valid", len(variants))
+        tables: dict[str, MatchTable] = {}
+        for variant in variants:
+            answers = answers_of(context, engine, variant, valid, "measure")
+            tables[variant.name] = matched(valid, answers, _classes(context))
+            context.progress.advance(1, variant.name)
+        context.progress.start("latency of all", SCREEN_SAMPLES * len(variants))
+        medians = median_ms(
+            latency_samples_ms(
+                engine, variants, valid.images, samples=SCREEN_SAMPLES, concurrency=1, seed=settings.seed,
+                progress=context.progress,
+            )
+        )  # fmt: skip
     screened = []
     for variant in variants:
         accuracy = accuracy_of(tables[variant.name], "valid", seed=settings.seed, resamples=0)
@@ -98,7 +97,6 @@ def measure(context: Context) -> list[Path]:
                 objective=settings.objective,
             )
         )
-    engine.close()
     best = best_precision(screened, settings.tolerance)
     chosen = choose_published(
         best, settings.publish, max_bytes=1e6 * settings.max_mb, max_trail=settings.max_trail
@@ -205,16 +203,15 @@ def publish(context: Context) -> list[Path]:
     for runtime in context.settings.runtimes:
         rows = [row for row in measured.published if row.runtime == runtime]
         variants = [row.artifact.variant(root) for row in rows]
-        engine = make_engine(runtime, threads=1, parallelism=cores())
-        load_all(engine, root, variants)
-        context.progress.start(f"test on {runtime}", len(variants))
-        for variant in variants:
-            found = answers_of(context, engine, variant, test, "publish")
-            table = matched(test, found, classes)
-            answers[variant.name, runtime] = (found, table)
-            accuracy[variant.name, runtime] = accuracy_of(table, "test", seed=context.settings.seed)
-            context.progress.advance(1, variant.name)
-        engine.close()
+        with targets_of(context).engine(runtime) as engine:
+            load_all(engine, root, variants)
+            context.progress.start(f"test on {runtime}", len(variants))
+            for variant in variants:
+                found = answers_of(context, engine, variant, test, "publish")
+                table = matched(test, found, classes)
+                answers[variant.name, runtime] = (found, table)
+                accuracy[variant.name, runtime] = accuracy_of(table, "test", seed=context.settings.seed)
+                context.progress.advance(1, variant.name)
     variants = [_with_measurements(measured.of(name), routed, accuracy, root) for name in measured.names()]
     plans = _plans_on_test(routed, answers, test, classes)
     folders: dict[str, Path] = {}
@@ -280,26 +277,25 @@ def _in_full(
     artifacts: dict[str, Artifact],
 ) -> list[Measured]:
     """Measure what will be published on one runtime: answers on valid and calibration, latency profiles."""
-    settings, root = context.settings, context.folder.root / "export"
-    variants = [variant for variant in variants if supports(runtime, variant.precision)]
+    settings, root, targets = context.settings, context.folder.root / "export", targets_of(context)
+    variants = [variant for variant in variants if targets.supports(runtime, variant.precision)]
     calibration = load_split(context, "calibration")
-    engine = make_engine(runtime, threads=1, parallelism=cores())
-    load_all(engine, root, variants)
-    context.progress.start(f"answers on {runtime}", 2 * len(variants))
     accuracy: dict[str, Accuracy] = {}
-    for variant in variants:
-        answers = answers_of(context, engine, variant, valid, "measure")
-        accuracy[variant.name] = accuracy_of(
-            matched(valid, answers, _classes(context)), "valid", seed=settings.seed
-        )
-        context.progress.advance(1, variant.name)
-        answers_of(context, engine, variant, calibration, "measure")
-        context.progress.advance(1, variant.name)
-    profiles = profiles_of(
-        engine, variants, valid.images, samples=settings.samples, environment=environment(),
-        seed=settings.seed, progress=context.progress,
-    )  # fmt: skip
-    engine.close()
+    with targets.engine(runtime) as engine:
+        load_all(engine, root, variants)
+        context.progress.start(f"answers on {runtime}", 2 * len(variants))
+        for variant in variants:
+            answers = answers_of(context, engine, variant, valid, "measure")
+            accuracy[variant.name] = accuracy_of(
+                matched(valid, answers, _classes(context)), "valid", seed=settings.seed
+            )
+            context.progress.advance(1, variant.name)
+            answers_of(context, engine, variant, calibration, "measure")
+            context.progress.advance(1, variant.name)
+        profiles = profiles_of(
+            engine, variants, valid.images, samples=settings.samples, seed=settings.seed,
+            progress=context.progress,
+        )  # fmt: skip
     return [
         Measured(
             artifact=artifacts[variant.name],

@@ -12,45 +12,43 @@ from model_repo.frontier import Frontier, Plan, Variant
 from model_repo.latency import Histogram, LatencyProfile, RuntimeName
 from model_repo.plans import plan_cost
 from model_repo.publish import Repository
-from model_repo.runtime.select import environment, make_engine, supports
-from search.artifacts import cores
+from model_repo.runtime.select import environment
 from search.data.coco import Dataset
-from search.measure import COST_FRAMES, decode_cost, loaded, profiles_of
+from search.measure import COST_FRAMES, decode_cost, load_all, loaded, profiles_of
 from search.run_folder import Progress, RunError
+from search.targets import Targets
 
 Profiles = dict[tuple[str, RuntimeName], tuple[LatencyProfile, ...]]
 
 
 def remeasure(
-    repository: Repository, dataset: Dataset, progress: Progress, *, samples: int = 200
+    repository: Repository, dataset: Dataset, progress: Progress, targets: Targets, *, samples: int = 200
 ) -> Frontier:
     """Return the frontier with latencies and plan costs measured here, on the frames of split `test`.
 
-    What the manifest says of a runtime that this machine does not run stays as it was. Raises RunError when
-    the plans' own runtime does not run here, or not all variants of its plans do.
+    What the manifest says of a runtime that is not within reach stays as it was. Raises RunError when the
+    plans' own runtime is not, or does not run all variants of its plans.
     """
-    frontier, here = repository.frontier, environment()
+    frontier = repository.frontier
     images = loaded(dataset, "test").images
     profiles: Profiles = {}
     for runtime in dict.fromkeys(r for variant in frontier.variants for r in variant.runtimes):
-        if runtime == "triton":
-            continue
         variants = [
             variant
             for variant in frontier.variants
-            if runtime in variant.runtimes and supports(runtime, variant.precision)
+            if runtime in variant.runtimes and targets.supports(runtime, variant.precision)
         ]
-        engine = make_engine(runtime, threads=1, parallelism=cores())
-        for variant in variants:
-            engine.load(repository.root, variant)
-        taken = profiles_of(engine, variants, images, samples=samples, environment=here, progress=progress)
+        if not variants:
+            continue
+        with targets.engine(runtime) as engine:
+            load_all(engine, repository.root, variants)
+            taken = profiles_of(engine, variants, images, samples=samples, progress=progress)
         profiles |= {(name, runtime): measured for name, measured in taken.items()}
-        engine.close()
     encoded = [record.path.read_bytes() for record in dataset.splits["test"].images[:COST_FRAMES]]
     decode, rule = decode_cost(encoded, rule=False), decode_cost(encoded, rule=True)
     return frontier.model_copy(
         update={
-            "environment": here,
+            "environment": environment(),
             "decode": decode,
             "variants": tuple(_measured(variant, profiles) for variant in frontier.variants),
             "plans": tuple(_priced(plan, profiles, decode, rule) for plan in frontier.plans),

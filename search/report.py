@@ -213,11 +213,18 @@ def _plan_cells(plan: Plan) -> tuple[str, str, str, str]:
 
 def _summary(frontier: Frontier, measured: MeasuredAll) -> str:
     env = frontier.environment
+    computed = dict.fromkeys(
+        profile.environment.device
+        for variant in frontier.variants
+        for measurement in variant.measurements
+        for profile in measurement.latency
+    )
     splits = ", ".join(f"{split.name} {split.images}" for split in frontier.dataset.splits)
     points = "; ".join(f"{point.name} = {escape(point.plan)}" for point in frontier.operating_points)
     return (
         f'<p class="note">Images: {splits}. Measured on {escape(env.machine)}, {env.cores} cores, one thread'
-        f" per inference; {escape(', '.join(f'{k} {v}' for k, v in env.libraries.items()))}."
+        f" per inference, computed by {escape('; '.join(computed))};"
+        f" {escape(', '.join(f'{k} {v}' for k, v in env.libraries.items()))}."
         f" Decoding takes {measured.decode.mean_ms:.2f} ms, decoding and deciding"
         f" {measured.rule.mean_ms:.2f} ms. Operating points: {points}.</p>"
     )

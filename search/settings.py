@@ -22,6 +22,8 @@ STEPS = ("data", "train", "explore", "finish", "export", "measure", "route", "pu
 SETTINGS_FILE = "settings.json"
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
 Calibration = Literal["minmax", "entropy", "percentile"]
+TritonPlatform = Literal["onnxruntime", "openvino", "python"]
+"""Triton's backends that a search can measure on; plans of TensorRT are built on the GPU, by other hands."""
 
 
 class SpaceChoices(Value):
@@ -54,7 +56,9 @@ class Settings(Value):
     tune_above: what int8 may lose of the objective before the subnet is tuned for it, `tune_steps` long (0:
     never). tolerance: accuracy that a faster precision may lose. max_trail: by how much a published model's
     may trail the best one's. latency_table: the digest of the given table; the table itself is copied into
-    the run.
+    the run. runtimes: the targets; candidates, precisions and models are chosen by the first one, and what is
+    published is measured on all. triton_url: host:port of the target "triton", triton_platform: its backend;
+    engine_cache: where TensorRT keeps its engines.
     """
 
     data: str
@@ -93,6 +97,9 @@ class Settings(Value):
     quantization: Calibration = "minmax"
     nms_iou: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
     runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1)] = ("openvino", "onnxruntime")
+    triton_url: str | None = None
+    triton_platform: TritonPlatform = "onnxruntime"
+    engine_cache: str | None = None
     tune_above: NonNegativeFloat = 0.005
     tune_steps: Annotated[int, Field(ge=0)] = 150
     tolerance: NonNegativeFloat = 0.005
@@ -102,26 +109,30 @@ class Settings(Value):
     samples: Annotated[int, Field(ge=20)] = 200
 
     @model_validator(mode="after")
-    def _has_one_budget(self) -> Self:
+    def _fits_together(self) -> Self:
         given = [name for name in ("steps", "minutes", "weights") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
         if self.finish_minutes is not None and self.finish_steps is not None:
             raise ValueError("finish_minutes and finish_steps exclude each other")
+        if len(set(self.runtimes)) < len(self.runtimes):
+            raise ValueError(f"runtimes: one stands twice in {', '.join(self.runtimes)}")
+        if "triton" in self.runtimes and self.triton_url is None:
+            raise ValueError("the target triton needs triton_url: host:port of its gRPC endpoint")
         if self.polish and self.favour is None:
             raise ValueError("polish needs favour: the subnets to polish")
         return self
 
     def of_step(self, step: str) -> dict[str, Setting]:
         """Return the settings that a step's result depends on."""
-        values = json.loads(self.model_dump_json())
+        values = {**json.loads(self.model_dump_json()), "target": self.runtimes[0]}
         return {field: _flat(values[field]) for field in _FIELDS[step]}
 
     @classmethod
     def defaults_of_step(cls, step: str) -> dict[str, Setting]:
         """Return a step's settings where nothing is said; a new one begins as what was done before."""
-        values = json.loads(cls(data="").model_dump_json())
-        return {field: _flat(values[field]) for field in _FIELDS[step] if field != "data"}
+        values = cls(data="").of_step(step)
+        return {field: value for field, value in values.items() if field != "data"}
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -132,7 +143,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
-        "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou",
+        "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou", "target",
+        "triton_platform",
     ),
     "finish": (
         "seed", "keep", "max_trail", "finish_minutes", "finish_steps", "batch_size", "learning_rate",
@@ -140,9 +152,12 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "export": (
         "seed", "keep", "max_trail", "precisions", "quantization", "nms_iou", "objective", "runtimes",
-        "search_images", "any_way_up", "paste", "tune_above", "tune_steps",
+        "search_images", "any_way_up", "paste", "tune_above", "tune_steps", "triton_platform",
     ),
-    "measure": ("seed", "objective", "runtimes", "tolerance", "publish", "max_mb", "max_trail", "samples"),
+    "measure": (
+        "seed", "objective", "runtimes", "triton_platform", "tolerance", "publish", "max_mb", "max_trail",
+        "samples",
+    ),
     "route": ("seed",),
     "publish": ("seed",),
     "report": (),
@@ -179,6 +194,8 @@ def merged_settings(before: Settings | None, given: Mapping[str, object]) -> Set
             fields[field] = read_space(value)
         elif isinstance(value, Path):
             fields[field] = str(value.resolve())
+        elif isinstance(value, list):
+            fields[field] = tuple(value)
         else:
             fields[field] = value
     try:

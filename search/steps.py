@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,16 +15,24 @@ import numpy as np
 
 from model_repo.frontier import DatasetInfo, SplitInfo, SplitName, Variant
 from model_repo.publish import file_digest
-from model_repo.runtime.select import environment, make_engine, supports
-from search import predict as predict_latency
+from model_repo.runtime.select import environment
 from search.artifacts import cores, model_files, some_frames
 from search.candidates import FIRST_SLICE, Candidate, finished, kept
 from search.data.coco import DataError, Dataset, ImageRecord, read_dataset
 from search.explore import explore as run_explore
-from search.measure import latency_samples_ms, levelled, unmeasured
+from search.measure import latency_samples_ms, levelled, place, unmeasured
+from search.predict import (
+    LatencyModel,
+    LatencyTable,
+    MeasuredLatency,
+    held_out_error,
+    read_table,
+    subnets_to_measure,
+)
 from search.run_folder import Journal, RunError, write_text
 from search.space import Architecture, Space
 from search.strategies import Latency, Strategy, strategy
+from search.targets import targets_of
 
 if TYPE_CHECKING:
     from search.augment import AugmentConfig
@@ -214,8 +220,8 @@ def explore(context: Context) -> list[Path]:
 
     settings, folder, space = context.settings, context.folder, space_of(context)
     table = _latency_table(context, space)
-    latency_ms = predict_latency.LatencyModel(space, table)
-    error = predict_latency.held_out_error(space, table)
+    latency_ms = LatencyModel(space, table)
+    error = held_out_error(space, table)
     context.say(
         f"  latency estimates, held out on {error.subnets} subnets: {100 * error.mean_relative:.1f} % off on"
         f" average, {100 * error.worst_relative:.1f} % at worst, rank correlation"
@@ -293,40 +299,32 @@ def augment_of(settings: Settings) -> AugmentConfig:
     return AugmentConfig(paste=settings.paste, vertical_flip=turns, transpose=turns)
 
 
-def _latency_table(context: Context, space: Space) -> predict_latency.LatencyTable:
+def _latency_table(context: Context, space: Space) -> LatencyTable:
     """Return the run's latency table: the one given or measured before, else measured now."""
     settings = context.settings
     path = context.folder.path("explore", "latency_table.json")
     if path.exists():
-        return predict_latency.LatencyTable.parse(path.read_text(), str(path))
+        return read_table(path)
     if settings.latency_table is not None:
-        given = context.folder.root / "tables" / f"{settings.latency_table}.json"
-        table = predict_latency.LatencyTable.parse(given.read_text(), str(given))
+        table = read_table(context.folder.root / "tables" / f"{settings.latency_table}.json")
     else:
-        runtime, precision = settings.runtimes[0], settings.latency_precision
-        if not supports(runtime, precision):
-            raise RunError(f"latency_precision: {runtime} does not run {precision} on this machine")
-        table = predict_latency.measure_table(
-            space,
-            predict_latency.subnets_to_measure(space, settings.latency_subnets, settings.seed),
-            partial(measured_p50_ms, context, space),
-            runtime=runtime,
-            precision=precision,
-            environment=environment(),
-        )
+        wanted = subnets_to_measure(space, settings.latency_subnets, settings.seed)
+        table = measured_table(context, space, wanted)
     write_text(path, table.model_dump_json(indent=2) + "\n")
     return table
 
 
-def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Architecture]) -> list[float]:
-    """Export subnets and measure them on the first runtime, one thread, in interleaved rounds."""
+def measured_table(context: Context, space: Space, architectures: Sequence[Architecture]) -> LatencyTable:
+    """Export subnets and measure them on the first target, one at a time, in interleaved rounds."""
     settings = context.settings
     evaluator = judge_of(context).evaluator(exact=False, threads=cores())
     frames = some_frames(context.dataset().splits["train"].images, _TABLE_FRAMES, settings.seed)
-    engine = make_engine(settings.runtimes[0], threads=1, parallelism=1)
     variants: list[Variant] = []
     context.progress.start("latency of some subnets: export", len(architectures))
-    with TemporaryDirectory(dir=context.folder.path("explore"), prefix=".latency-") as temporary:
+    with (
+        TemporaryDirectory(dir=context.folder.path("explore"), prefix=".latency-") as temporary,
+        targets_of(context).engine(settings.runtimes[0], parallelism=1) as engine,
+    ):
         for architecture in architectures:
             folder = Path(temporary) / architecture.name
             folder.mkdir()
@@ -344,9 +342,7 @@ def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Arch
                 nms_iou=settings.nms_iou,
                 model=files[settings.latency_precision],
             )
-            target = Path(temporary) / variant.segments[0].file
-            target.parent.mkdir(parents=True)
-            os.link(files[settings.latency_precision], target)
+            place(variant, files[settings.latency_precision], Path(temporary))
             engine.load(Path(temporary), variant)
             variants.append(variant)
             context.progress.advance(1)
@@ -356,9 +352,19 @@ def measured_p50_ms(context: Context, space: Space, architectures: Sequence[Arch
             engine, variants, frames, samples=count, concurrency=1, seed=settings.seed,
             per_visit=_TABLE_VISIT, progress=context.progress,
         )  # fmt: skip
-    engine.close()
+        here = environment(engine.device)
     by_visit = [samples[variant.name].reshape(_TABLE_ROUNDS, _TABLE_VISIT) for variant in variants]
-    return [float(ms) for ms in levelled(np.median(by_visit, axis=2))]
+    return LatencyTable(
+        runtime=settings.runtimes[0],
+        precision=settings.latency_precision,
+        threads=1,
+        aspect=space.aspect,
+        environment=here,
+        measured=tuple(
+            MeasuredLatency(architecture=variant.name, p50_ms=float(ms))
+            for variant, ms in zip(variants, levelled(np.median(by_visit, axis=2)), strict=True)
+        ),
+    )
 
 
 def judge_of(context: Context, images: tuple[int, ...] = ()) -> Judge:

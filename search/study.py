@@ -31,7 +31,7 @@ from search.pipeline import Context, run_steps
 from search.predict import LatencyModel, LatencyTable
 from search.run_folder import Progress, write_text
 from search.space import Architecture, Space
-from search.steps import measured_p50_ms, read_candidates, space_of, weights_of
+from search.steps import measured_table, read_candidates, space_of, weights_of
 from search.strategies import graded
 from search.study_figures import ArmModels, Judged, compared, ranking
 from search.study_plan import Wishes, architecture_of, context_of, finished, opened, planned, trained
@@ -153,7 +153,7 @@ def _frontier(
 def _latencies(
     out: Path, supernet: Context, space: Space, architectures: Sequence[Architecture]
 ) -> dict[str, float]:
-    """Return median latencies by architecture, all measured in the same rounds on the run's first runtime."""
+    """Return median latencies by architecture, all measured in the same rounds on the run's first target."""
     path = out / "latency.json"
     kind = TypeAdapter(dict[str, PositiveFloat])
     wanted = list(dict.fromkeys(architectures))
@@ -161,8 +161,7 @@ def _latencies(
         found = kind.validate_json(path.read_bytes())
         if set(found) == {one.name for one in wanted}:
             return found
-    measured = measured_p50_ms(supernet, space, wanted)
-    found = {one.name: ms for one, ms in zip(wanted, measured, strict=True)}
+    found = {row.architecture: row.p50_ms for row in measured_table(supernet, space, wanted).measured}
     write_text(path, kind.dump_json(found, indent=1).decode() + "\n")
     return found
 

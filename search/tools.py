@@ -12,14 +12,27 @@ import typer
 
 from model_repo.frontier import Frontier, SplitName
 from search.run_folder import Progress, RunError
+from search.settings import TritonPlatform
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from model_repo.publish import Repository
+    from search.targets import Targets
 
 RepositoryOption = Annotated[Path, typer.Option("--repo", help="a published model repository")]
 DataOption = Annotated[Path, typer.Option("--data", help="the data set it was made on")]
+TritonUrlOption = Annotated[
+    str | None, typer.Option("--triton-url", help="for the target triton: host:port of its gRPC endpoint")
+]
+TritonPlatformOption = Annotated[
+    TritonPlatform | None,
+    typer.Option("--triton-platform", help="its backend that models are sent for (default: onnxruntime)"),
+]
+EngineCacheOption = Annotated[
+    Path | None,
+    typer.Option("--engine-cache", help="where onnxruntime-tensorrt keeps the engines it builds"),
+]
 
 
 def render(
@@ -120,6 +133,9 @@ def remeasure(
     repo: RepositoryOption,
     data: DataOption,
     samples: Annotated[int, typer.Option(min=20, help="per model, runtime and concurrency")] = 200,
+    triton_url: TritonUrlOption = None,
+    triton_platform: TritonPlatformOption = None,
+    engine_cache: EngineCacheOption = None,
     out: Annotated[
         Path | None, typer.Option(help="publish into this repository [the one that is read]")
     ] = None,
@@ -136,7 +152,13 @@ def remeasure(
 
     repository = opened(repo)
     with ConsoleProgress(Console()) as progress:
-        frontier = measure(repository, read_dataset(data, needed=("test",)), progress, samples=samples)
+        frontier = measure(
+            repository,
+            read_dataset(data, needed=("test",)),
+            progress,
+            _targets(repository, triton_url, triton_platform, engine_cache),
+            samples=samples,
+        )
     _publish_again(repository, frontier, out or repo)
 
 
@@ -154,6 +176,9 @@ def calibrate(
         float | None, typer.Option(help="… costs no more than this on average, decoding included")
     ] = None,
     seed: Annotated[int, typer.Option(help="of folds and of the images held back to certify")] = 0,
+    triton_url: TritonUrlOption = None,
+    triton_platform: TritonPlatformOption = None,
+    engine_cache: EngineCacheOption = None,
     out: Annotated[
         Path | None, typer.Option(help="publish into this repository [the one that is read]")
     ] = None,
@@ -176,10 +201,25 @@ def calibrate(
     repository, console = opened(repo), Console()
     with ConsoleProgress(console) as progress:
         frontier = refit(
-            repository, read_dataset(data, needed=()), progress, split=role, wish=wish, seed=seed
+            repository,
+            read_dataset(data, needed=()),
+            progress,
+            _targets(repository, triton_url, triton_platform, engine_cache),
+            split=role,
+            wish=wish,
+            seed=seed,
         )
     published = _publish_again(repository, frontier, out or repo)
     _print_plans(published.frontier, console, every=False)
+
+
+def _targets(
+    repository: Repository, url: str | None, platform: TritonPlatform | None, engine_cache: Path | None
+) -> Targets:
+    """Return what a published repository can be measured on: this machine, and the Triton that is given."""
+    from search.targets import Targets
+
+    return Targets(repository.root, url, platform or "onnxruntime", engine_cache)
 
 
 def _publish_again(repository: Repository, frontier: Frontier, out: Path) -> Repository:

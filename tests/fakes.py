@@ -399,6 +399,7 @@ class FakeEngine:
     broken: set[str] = field(default_factory=set)
     name: RuntimeName = "openvino"
     version: str = "fake"
+    device: str = "cpu"
     parallelism: int = 1
     calls: list[str] = field(default_factory=list)
     closed: bool = False

@@ -74,6 +74,10 @@ class Engine(Protocol):
         """Return the runtime's version."""
 
     @property
+    def device(self) -> str:
+        """Return what computes, as `Environment.device` has it: "cpu", a GPU's name, a server's address."""
+
+    @property
     def parallelism(self) -> int:
         """Return how many inferences may usefully run at once."""
 

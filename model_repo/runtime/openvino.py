@@ -76,6 +76,11 @@ class OpenVinoEngine:
         return version()
 
     @property
+    def device(self) -> str:
+        """Return "cpu"."""
+        return "cpu"
+
+    @property
     def parallelism(self) -> int:
         """Return how many inferences may usefully run at once."""
         return self._streams

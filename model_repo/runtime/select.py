@@ -10,11 +10,14 @@ import os
 import platform
 from pathlib import Path
 
-from model_repo.latency import Environment, Precision, RuntimeName
+from model_repo.latency import EmbeddedName, Environment, Precision, RuntimeName
 from model_repo.runtime.engine import Engine
 
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
-_LIBRARIES = ("numpy", "opencv-python-headless", "openvino", "onnxruntime", "tritonclient")
+_LIBRARIES = (
+    "numpy", "opencv-python-headless", "openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt",
+    "tritonclient",
+)  # fmt: skip
 
 
 def default_runtime() -> RuntimeName:
@@ -29,47 +32,44 @@ def make_engine(
     parallelism: int = 1,
     url: str | None = None,
     shared_memory: bool = False,
+    engine_cache: Path | None = None,
 ) -> Engine:
     """Make the engine of a runtime; None means this processor's default.
 
     threads: cores per inference; parallelism: inferences at once. url (host:port of the gRPC endpoint) and
-    shared_memory (the server is on this host) are Triton's. Raises ImportError when the runtime is not
-    installed, ValueError when Triton has no url.
+    shared_memory (the server is on this host) are Triton's, engine_cache is TensorRT's: a folder for the
+    engines that it builds. Raises ImportError when the runtime is not installed, EngineUnavailable when its
+    provider is not, ValueError when Triton has no url.
     """
     runtime = runtime or default_runtime()
     if runtime == "openvino":
         from model_repo.runtime.openvino import OpenVinoEngine
 
         return OpenVinoEngine(threads=threads, streams=parallelism)
-    if runtime == "onnxruntime":
-        from model_repo.runtime.onnxruntime import OnnxRuntimeEngine
+    if runtime == "triton":
+        if url is None:
+            raise ValueError("the triton engine needs the url of a server: host:port of its gRPC endpoint")
+        from model_repo.runtime.triton import TritonEngine
 
-        return OnnxRuntimeEngine(threads=threads, parallelism=parallelism)
-    if url is None:
-        raise ValueError("the triton engine needs the url of a server: host:port of its gRPC endpoint")
-    from model_repo.runtime.triton import TritonEngine
+        return TritonEngine(url, parallelism=parallelism, shared_memory=shared_memory)
+    from model_repo.runtime.onnxruntime import OnnxRuntimeEngine
 
-    return TritonEngine(url, parallelism=parallelism, shared_memory=shared_memory)
+    return OnnxRuntimeEngine(threads, parallelism, runtime=runtime, engine_cache=engine_cache)
 
 
-def supports(runtime: RuntimeName, precision: Precision) -> bool:
-    """Return whether a runtime executes a precision on this machine.
-
-    Triton is not asked: what it runs is what its repository was rendered for, and loading tells.
-    """
+def supports(runtime: EmbeddedName, precision: Precision) -> bool:
+    """Return whether a runtime of this process executes a precision here; ImportError when not installed."""
     if runtime == "openvino":
         from model_repo.runtime import openvino
 
         return openvino.supports(precision)
-    if runtime == "onnxruntime":
-        from model_repo.runtime import onnxruntime
+    from model_repo.runtime import onnxruntime
 
-        return onnxruntime.supports(precision)
-    return True
+    return onnxruntime.supports(precision, runtime)
 
 
 def environment(device: str = "cpu") -> Environment:
-    """Describe this machine and the libraries that a measurement on it depends on."""
+    """Describe this machine and the libraries that a measurement depends on; device: as `Engine.device`."""
     return Environment(
         machine=_processor(),
         device=device,

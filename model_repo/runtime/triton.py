@@ -84,7 +84,7 @@ class TritonEngine:
         for _ in range(parallelism):
             self._free.put(_Slot())
         self._retired = 0
-        self._loaded: dict[str, Variant] = {}
+        self._platforms: dict[str, str] = {}  # of what is loaded, by folder
         self._version: str | None = None
         self._lock = threading.Lock()
 
@@ -104,6 +104,12 @@ class TritonEngine:
                 raise self._translated(error, "the server's metadata") from error
             self._version = str(metadata.version)
         return self._version
+
+    @property
+    def device(self) -> str:
+        """Return the server's address and, once models are loaded, the platforms that run them."""
+        platforms = sorted(set(self._platforms.values()))
+        return ", ".join((f"triton {self._url}", *platforms))
 
     @property
     def parallelism(self) -> int:
@@ -136,11 +142,12 @@ class TritonEngine:
         }
         if found != expected:
             raise EngineUnavailable(f"Triton's {folder!r} has the signature {found}, expected {expected}")
-        self._loaded[variant.folder] = variant
+        # A configuration may name the backend alone, or its formats: "onnxruntime_onnx", "tensorrt_plan".
+        self._platforms[variant.folder] = str(metadata.platform).split("_")[0]
 
     def unload(self, variant: Variant) -> None:
         """Forget a variant here; the server keeps it, for others may use it."""
-        self._loaded.pop(variant.folder, None)
+        self._platforms.pop(variant.folder, None)
 
     def infer(
         self,
@@ -157,7 +164,7 @@ class TritonEngine:
         """
         del done
         client = self._open()
-        if variant.folder not in self._loaded:
+        if variant.folder not in self._platforms:
             raise UnknownVariant(f"{variant.name!r} is not loaded on Triton")
         check_frames(variant, frames)
         deadline_s = time.monotonic() + (
@@ -245,7 +252,7 @@ class TritonEngine:
         """Unregister shared memory and close the connection; later calls raise EngineUnavailable."""
         with self._lock:
             client, self._client = self._client, None
-            self._loaded.clear()
+            self._platforms.clear()
         if client is None:
             return
         # Calls in flight give their slots back: in their own time, or cut short by the closed connection.

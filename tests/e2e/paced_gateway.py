@@ -42,6 +42,11 @@ class PacedEngine:
         return self._engine.version
 
     @property
+    def device(self) -> str:
+        """Return the inner engine's device."""
+        return self._engine.device
+
+    @property
     def parallelism(self) -> int:
         """Return the inner engine's parallelism."""
         return self._engine.parallelism

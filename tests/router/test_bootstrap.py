@@ -10,13 +10,15 @@ from pydantic import ValidationError
 from typer import Typer
 from typer.testing import CliRunner
 
-from model_repo.publish import Repository
+from model_repo.codec import encode
+from model_repo.publish import MANIFEST, Repository, read
+from model_repo.runtime.select import environment
 from router import __main__ as cli
 from router.bootstrap import build
 from router.config import Config
 from router.engines import StartupError
 from router.running import bind, check_exposure
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, tiny_repository
 from tests.router.conftest import Bench
 
 
@@ -173,3 +175,38 @@ def test_published_latencies_of_another_machine_are_measured_again(bench: Bench)
     """The tiny repository was measured on a test bench: auto measures, and the gateway says so."""
     assert bench(measure="auto").service.serving.fleet.measured_here
     assert not bench(measure="never").service.serving.fleet.measured_here
+
+
+def _measured_on(repository: Repository, device: str) -> Repository:
+    """Return a repository whose measurements on Triton are of this machine and a device."""
+    stamp = {"environment": environment(device), "runtime_version": FakeEngine().version}
+    variants = []
+    for variant in repository.frontier.variants:
+        measured = variant.on("triton")
+        latency = tuple(profile.model_copy(update=stamp) for profile in measured.latency)
+        through_triton = measured.model_copy(update={"latency": latency})
+        variants.append(variant.model_copy(update={"measurements": (through_triton,)}))
+    only = {"runtime": "triton", "engines": ("triton",)}
+    plans = tuple(plan.model_copy(update=only) for plan in repository.frontier.plans)
+    frontier = repository.frontier.model_copy(update={"variants": tuple(variants), "plans": plans})
+    (repository.root / MANIFEST).write_text(encode(frontier))
+    return read(repository.root)
+
+
+@pytest.mark.parametrize(
+    ("device", "again"),
+    [("triton a:8001, python", False), ("triton b:8001, python", True), ("triton a:8001, onnxruntime", True)],
+)
+def test_what_was_measured_through_a_triton_holds_in_front_of_it(
+    tmp_path: Path, device: str, again: bool
+) -> None:
+    """Plans, alignments and latencies are used as published; another server or backend is measured again."""
+    repository = _measured_on(tiny_repository(tmp_path / "repo"), "triton a:8001, python")
+    config = Config(repo=repository.root, threads=1, workers=1, cache=tmp_path / "cache")
+    gateway = build(config, engine=FakeEngine(name="triton", device=device))
+    try:
+        fleet = gateway.service.serving.fleet
+        assert fleet.source == "triton"
+        assert fleet.measured_here == again
+    finally:
+        gateway.close()

@@ -19,9 +19,12 @@ from search.certify import CERTIFY_MIN_IMAGES
 from search.data.coco import read_dataset
 from search.routing import Costs, route
 from search.run_folder import RunError, Silent
+from search.targets import Targets
 from tests.fakes import CLASSES, GRID, Square, encode_image, squares_frame, tiny_repository
 from tests.search.synthetic import CLASSES as SCENE_CLASSES
 from tests.search.synthetic import artifact, scene
+
+HERE = Targets(Path())
 
 
 def squares_data(root: Path, counts: dict[str, int], classes: tuple[str, ...] = CLASSES) -> Path:
@@ -67,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_fitted_is_new_and_what_was_measured_stays(published: Repository, data: Path) -> None:
     """Alignments, plans and calibration accuracy come from the new frames; models and latency stay."""
-    frontier = calibrate(published, read_dataset(data, needed=()), Silent())
+    frontier = calibrate(published, read_dataset(data, needed=()), Silent(), HERE)
     before = published.frontier
     for old, new in zip(before.variants, frontier.variants, strict=True):
         assert new.segments == old.segments
@@ -87,7 +90,7 @@ def test_what_is_fitted_is_new_and_what_was_measured_stays(published: Repository
 def test_calibrating_twice_gives_the_same(published: Repository, data: Path) -> None:
     """With the same frames and seed everything but the measured cost of deciding repeats."""
     dataset = read_dataset(data, needed=())
-    one, two = (calibrate(published, dataset, Silent()).variants for _ in range(2))
+    one, two = (calibrate(published, dataset, Silent(), HERE).variants for _ in range(2))
     assert one == two
 
 
@@ -95,12 +98,12 @@ def test_bad_input_is_named(published: Repository, data: Path, tmp_path: Path) -
     """Other classes, a split that is not there, and too few frames are refused by name."""
     other = squares_data(tmp_path / "other", {"calib": 4}, ("red", "blue"))
     with pytest.raises(RunError, match="red, blue"):
-        calibrate(published, read_dataset(other, needed=()), Silent())
+        calibrate(published, read_dataset(other, needed=()), Silent(), HERE)
     with pytest.raises(RunError, match="'valid'"):
-        calibrate(published, read_dataset(data, needed=()), Silent(), split="valid")
+        calibrate(published, read_dataset(data, needed=()), Silent(), HERE, split="valid")
     few = squares_data(tmp_path / "few", {"calib": 4})
     with pytest.raises(RunError, match="calibration: 4 images are too few"):
-        calibrate(published, read_dataset(few, needed=()), Silent())
+        calibrate(published, read_dataset(few, needed=()), Silent(), HERE)
 
 
 def test_the_command_republishes_without_torch(data: Path, tmp_path: Path) -> None:

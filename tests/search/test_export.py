@@ -61,6 +61,31 @@ def test_float_nodes_are_the_predictors_and_the_decoding(tmp_path: Path) -> None
     assert all(name.startswith("decode") for name in exported.float_nodes if name not in convolutions)
 
 
+def test_half_precision_answers_like_whole(tmp_path: Path) -> None:
+    """The float16 file takes the same frames, gives float32 rows, and moves boxes by less than half a pixel.
+
+    ONNX Runtime's CPU has no kernels for it and computes between casts, with weights as they were rounded.
+    """
+    detector, frames = detector_for(TINY.largest), frames_for(TINY.largest, 1)
+    sizes, rows = [], []
+    for half in (False, True):
+        path = export_onnx(detector, detector.resolution_wh, tmp_path / f"{half}.onnx", half=half).path
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert [value.type for value in (*session.get_inputs(), *session.get_outputs())] == [
+            "tensor(uint8)", "tensor(float)",
+        ]  # fmt: skip
+        rows.append(session.run(None, {INPUT_NAME: frames})[0][0])
+        sizes.append(path.stat().st_size)
+    whole, halved = rows
+    assert sizes[1] < 0.75 * sizes[0]
+    assert not np.array_equal(whole, halved)
+    assert np.abs(whole[:, 4] - halved[:, 4]).max() < 0.01
+    certain = whole[:20, 4] - whole[1:21, 4] > 0.02  # where rounding cannot swap neighbours
+    certain[1:] &= certain[:-1]
+    assert np.count_nonzero(certain) > 2
+    assert np.abs(whole[:20, :4] - halved[:20, :4])[certain].max() < 0.5
+
+
 def test_files_are_reproducible(tmp_path: Path) -> None:
     """The same detector gives the same bytes."""
     detector = detector_for(TINY.smallest)

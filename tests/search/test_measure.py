@@ -77,7 +77,6 @@ def test_all_variants_get_the_samples_asked_for(tmp_path: Path, concurrency: int
     assert all(23 <= len(samples) < 23 + FRAMES_PER_VISIT * concurrency for samples in taken.values())
     profile = profile_of(
         taken["tiny-0"], engine=engine, precision="f32", concurrency=concurrency,
-        environment=repository.frontier.environment,
     )  # fmt: skip
     engine.close()
     assert profile.concurrency == concurrency

@@ -12,6 +12,7 @@ from search.__main__ import app
 from search.data.coco import read_dataset
 from search.remeasure import remeasure
 from search.run_folder import RunError, Silent
+from search.targets import Targets
 from tests.fakes import tiny_repository
 from tests.search.test_calibrate import squares_data
 
@@ -20,7 +21,7 @@ def test_latencies_are_this_machines_and_the_rest_stays(tmp_path: Path) -> None:
     """Profiles and costs are new, of concurrency 1 and 2; models, rules, accuracies and points stay."""
     before = tiny_repository(tmp_path / "repo", mean_ms=500.0)
     data = read_dataset(squares_data(tmp_path / "data", {"test": 6}), needed=("test",))
-    after = remeasure(before, data, Silent(), samples=20)
+    after = remeasure(before, data, Silent(), Targets(tmp_path), samples=20)
     assert after.environment != before.frontier.environment
     for old, new in zip(before.frontier.variants, after.variants, strict=True):
         for runtime in ("openvino", "onnxruntime"):
