@@ -1,8 +1,8 @@
 """Is a certificate true, and does it leave anything to gain?
 
-It is tried against a pool so large that its mean stands for the truth: many calibration sets are drawn from it,
-the cheapest plan that each certifies for the asked excess is taken, and how often that plan's true excess is
-larger is counted.
+It is tried against a pool so large that its mean stands for the truth: many calibration sets are drawn from
+it, the cheapest plan that each certifies for the asked excess is taken, and how often that plan's true excess
+is larger is counted.
 """
 
 from __future__ import annotations

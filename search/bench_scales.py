@@ -1,8 +1,9 @@
 """Does a cascade suffer when its models score on different scales?
 
-The larger model's raw scores are squared, which changes no order within a class and every comparison with the
-fast model's. Frames are sent on at random, half of them, so that nothing but the scales decides. Under raw scores
-the mixture's ranking breaks; under alignments fitted to each model's own scores it must stay what it was.
+The larger model's raw scores are squared, which changes no order within a class and every comparison with
+the fast model's. Frames are sent on at random, half of them, so that nothing but the scales decides. Under
+raw scores the mixture's ranking breaks; under alignments fitted to each model's own scores it must stay what
+it was.
 """
 
 from __future__ import annotations

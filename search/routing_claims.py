@@ -85,9 +85,11 @@ class PairResult:
 
 @dataclass(frozen=True, slots=True)
 class RoutingResult:
-    """Everything that was measured; `widest` is the pair from the fastest to the largest, None where there were
-    no calibration frames to fit its gain on; so with `scales`; `half` is the share of the gap that a random half recovers,
-    `decision_us` the best of many decisions."""
+    """Everything that was measured.
+
+    widest: the pair from the fastest to the largest; it and `scales` are None where there are no calibration
+    frames. half: the share of the gap that a random half recovers. decision_us: the best of many decisions.
+    """
 
     frames: int
     pairs: tuple[PairResult, ...]
@@ -151,19 +153,19 @@ def _of_pair(pair: PairResult) -> list[Claim]:
     if share is not None and best is not None:
         claims.append(
             Claim(
-                f"{pair.fast} → {pair.larger}: at {REPORTED_RATE:.0%} escalated at least {OF_ORACLE:.0%} of what"
-                " the label oracle recovers of the gap",
+                f"{pair.fast} → {pair.larger}: at {REPORTED_RATE:.0%} escalated at least {OF_ORACLE:.0%} of"
+                " what the label oracle recovers of the gap",
                 f"{share:.3f} of {best:.3f}: {share / best:.1%}",
                 share >= OF_ORACLE * best,
             )
         )
     for row in pair.ahead:
-        by = row.reported
+        by, average = row.reported, row.average.value
         claims.append(
             Claim(
                 f"… more than {row.rule}, there with its interval above zero and over all rates",
-                f"{by.value:+.2f} points ({by.low:+.2f} to {by.high:+.2f}), over all {row.average.value:+.2f}",
-                by.low > 0 and row.average.value > 0,
+                f"{by.value:+.2f} points ({by.low:+.2f} to {by.high:+.2f}), over all {average:+.2f}",
+                by.low > 0 and average > 0,
             )
         )
     return claims
