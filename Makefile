@@ -72,10 +72,10 @@ wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 
 bench: bench-models bench-serving bench-monitoring ## Measure every claim on the demo frontier, in three parts
 
-bench-models: $(VENV)/.dev build/conveyor/.rendered ## Claims about models and routing
+bench-models: $(VENV)/.dev build/conveyor/.rendered build/calibrated/.rendered build/pool/.rendered ## Claims about models and routing
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
-	$(BIN)/python -m search bench routing --repo model_repo --data build/conveyor
+	$(BIN)/python -m search bench routing --repo model_repo --data build/calibrated --pool build/pool
 	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
 
 bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores (40 minutes)
@@ -100,6 +100,14 @@ soak: $(VENV)/.dev build/conveyor/.rendered ## Load the gateway for 20 minutes a
 
 build/conveyor/.rendered: $(VENV)/.dev
 	$(BIN)/python -m search render --out build/conveyor --frames train=8,calib=8,valid=8,test=800 --seed 7
+	touch $@
+
+build/calibrated/.rendered: $(VENV)/.dev
+	$(BIN)/python -m search render --out build/calibrated --frames calib=9000,test=800 --seed 7
+	touch $@
+
+build/pool/.rendered: $(VENV)/.dev
+	$(BIN)/python -m search render --out build/pool --frames test=20000 --seed 101
 	touch $@
 
 clean: ## Remove what was built

@@ -24,6 +24,7 @@ from model_repo.frontier import Variant
 from model_repo.latency import RuntimeName
 from model_repo.runtime.engine import (
     Engine,
+    EngineBusy,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -145,17 +146,18 @@ class Endpoints:
     ) -> Inference:
         """Run a variant on the least busy endpoint, and on others if that fails.
 
-        Raises UnknownVariant, EngineTimeout when the time is up, EngineUnavailable when no endpoint ran it,
-        ValueError on a wrong shape or type.
+        Raises UnknownVariant, EngineTimeout when the time is up, EngineUnavailable when no endpoint ran it
+        (EngineBusy when one was only too busy), ValueError on a wrong shape or type.
         """
         if variant.folder not in self._wanted:
             raise UnknownVariant(f"{variant.name!r} is not loaded on any endpoint")
         ends_s = None if timeout_s is None else self._now_s() + timeout_s
         tried: set[str] = set()
+        busy: EngineBusy | None = None
         while True:
             endpoint, others = self._take(tried)
             if endpoint is None:
-                raise self._none_is_well()
+                raise busy or self._none_is_well()
             tried.add(endpoint.name)
             try:
                 left_s = None if ends_s is None else ends_s - self._now_s()
@@ -164,6 +166,9 @@ class Endpoints:
                 if others and left_s is not None and not self._well(endpoint):
                     left_s /= 2
                 inference = self._run(endpoint, variant, frames, done, left_s)
+            except EngineBusy as error:
+                # It answers: nothing is held against it, and its models are still there.
+                busy = error
             except EngineTimeout as error:
                 self._failed(endpoint, error)
                 if ends_s is not None and self._now_s() >= ends_s:

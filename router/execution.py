@@ -24,6 +24,7 @@ from model_repo.reference import observation
 from model_repo.runtime.engine import (
     TRACEPARENT,
     Engine,
+    EngineBusy,
     EngineError,
     EngineTimeout,
     Tensors,
@@ -288,7 +289,7 @@ class Executor:
                 late = isinstance(error, EngineTimeout) and deadline.left_ms(self._clock.now_ns()) <= 0
                 if in_hand is not None:
                     cut = self._planner.cut(plan, index, "deadline" if late else "engine", left_ms, busy)
-                    engine_error = None if late else error
+                    engine_error = None if late or isinstance(error, EngineBusy) else error
                     break
                 if late:
                     return self._planner.refuse(plan, left_ms)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model_repo.frame import BrokenFrame, FrameError, FrameTooLarge, UnsupportedFrame
 from model_repo.frontier import Certificate
-from model_repo.runtime.engine import EngineError
+from model_repo.runtime.engine import EngineBusy, EngineError
 from router.admission import Limiter, Permit, Shed
 from router.arm_metrics import Ending
 from router.arms import CHAMPION
@@ -373,7 +373,7 @@ class Service:
             failure = _REJECTIONS[type(error)](str(error))
         elif isinstance(error, EngineError):
             self._count(serving, "failed")
-            if serving.arm == CHAMPION:
+            if serving.arm == CHAMPION and not isinstance(error, EngineBusy):
                 serving.health.failed()
             failure = EngineFailed(str(error))
         if failure is not error:

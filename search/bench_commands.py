@@ -15,7 +15,7 @@ from search.tools import DataOption, RepositoryOption, opened
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.bench_routing import PairResult, RoutingResult
+    from search.routing_claims import PairResult, RoutingResult
 
 bench = typer.Typer(
     no_args_is_help=True, help="Measure what is claimed about a published repository or a search."
@@ -94,10 +94,16 @@ def routing(
         Path | None, typer.Option(help="a set of at least 20,000 test frames to try the certificate on")
     ] = None,
     seed: Annotated[int, typer.Option(help="of resamples and draws")] = 0,
+    judge: Annotated[bool, typer.Option(help="exit with status 1 when a claim does not hold")] = True,
 ) -> None:
-    """Compare predicted gains with other rules on the test split; check alignment and certificate."""
-    from rich.console import Console
+    """Compare predicted gains with other rules on the test split; check alignment and certificate.
 
+    Claims about gains are judged from the fastest to the largest model.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.bench_certificate import DRAW_FRAMES
     from search.bench_routing import routing as measure
     from search.console import ConsoleProgress
     from search.data.coco import read_dataset
@@ -112,16 +118,23 @@ def routing(
             seed=seed,
         )
     _print_rules(result, console)
-    for row in result.errors:
+    if result.widest is None:
+        console.print("The fastest and the largest were not compared: the data has no calibration frames.")
+    if result.certificate is None:
+        console.print("The certificate was not tried: give --pool.")
+    else:
         console.print(
-            f"{row.variant}: calibration error {row.raw:.4f} raw, {row.aligned:.4f} aligned", highlight=False
+            f"The certificate was tried on {' → '.join(result.certificate.pair)}, with"
+            f" {DRAW_FRAMES} of {result.certificate.pool} frames each time.",
+            highlight=False,
         )
-    console.print(
-        f"A random half recovers {result.half:.3f} of the gap between the fastest and the largest.\n"
-        f"Deciding about a frame: {result.decision_us:.0f} µs, the best of many.",
-        highlight=False,
-    )
-    _print_certificate(result, console)
+    claims = result.claims()
+    table = Table("claim", "found", "")
+    for claim in claims:
+        table.add_row(claim.text, claim.found, "holds" if claim.holds else "DOES NOT HOLD")
+    console.print(table)
+    if judge and not all(claim.holds for claim in claims):
+        raise typer.Exit(1)
 
 
 @bench.command()
@@ -319,19 +332,3 @@ def _ahead(pair: PairResult) -> list[str]:
         "\n".join(f"{by.value:+.2f} ({by.low:+.2f} to {by.high:+.2f})" for by in (row.average, row.reported))
         for row in pair.ahead
     ]
-
-
-def _print_certificate(result: RoutingResult, console: Console) -> None:
-    from search.bench_routing import ASKED_DELTA, ASKED_EXCESS, DRAW_FRAMES, DRAWS
-
-    found = result.certificate
-    if found is None:
-        console.print("The certificate was not tried: give --pool.")
-        return
-    console.print(
-        f"{' → '.join(found.pair)}: of {DRAWS} calibration sets of {DRAW_FRAMES} frames out of {found.pool},"
-        f" the plan certified for {ASKED_EXCESS} at {100 * (1 - ASKED_DELTA):.0f} % exceeded it in"
-        f" {found.exceeded}; {found.uncertified} certified none;"
-        + ("" if found.escalated is None else f" {found.escalated:.0%} escalated on average."),
-        highlight=False,
-    )

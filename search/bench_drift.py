@@ -22,7 +22,7 @@ from model_repo.reference import Cusum, Reference, observation
 from model_repo.runtime.select import default_runtime, make_engine
 from model_repo.scoring import mean_precision
 from search.artifacts import cores
-from search.bench_routing import ask_test_split
+from search.bench_routing import ask_split
 from search.calibrate import check_classes
 from search.data.coco import Dataset, read_dataset
 from search.difficulty import smallest_and_largest
@@ -139,7 +139,7 @@ def _seen(
     engine = make_engine(runtime, threads=1, parallelism=cores())
     for variant in variants:
         engine.load(repository.root, variant)
-    answers = ask_test_split(engine, variants, dataset, runtime, progress).answers
+    answers = ask_split(engine, variants, dataset, runtime, progress).answers
     engine.close()
     watched = answers.sides[reference.variant]
     pairs = zip(watched.features, watched.detections, strict=True)

@@ -1,15 +1,18 @@
 """Claims about escalation, on frames that nothing was fitted or chosen on.
 
 Every published pair's gain model is compared with other rules on the test split, with paired bootstrap
-intervals; so are raw and aligned scores. The certificate is tried against a pool so large that its mean
-stands for the truth: many calibration sets are drawn from it, the cheapest plan that each certifies for the
-asked excess is taken, and how often that plan's true excess is larger is counted.
+intervals; so are raw and aligned scores.
+
+Claims are judged on the pair from the fastest to the largest model, whose gain is fitted here on calibration
+when no plan asks that pair. The oracle knows each frame's luck, which no rule can: the smaller the difference
+of two models is against what chance does to a frame, the more of the oracle's lead is luck. The table has all
+pairs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,10 +22,9 @@ from numpy.typing import NDArray
 
 from model_repo.detections import Detections
 from model_repo.escalation import GainModel, features
-from model_repo.frontier import Frontier, Variant
+from model_repo.frontier import Frontier, SplitName, Variant
 from model_repo.fusion import Fusion
 from model_repo.latency import RuntimeName
-from model_repo.plans import escalate, threshold_for_share
 from model_repo.publish import Repository, file_digest
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.runtime.select import default_runtime, make_engine
@@ -30,93 +32,24 @@ from model_repo.scoring import MatchTable, match, mean_precision, mix
 from search.align import aligned_table, calibration_error, reliability
 from search.answers import Answered, AnswerSet
 from search.artifacts import cores
+from search.bench_certificate import LEAST_POOL, try_certificate
+from search.bench_scales import ScaleResult, scales
 from search.calibrate import check_classes
-from search.certify import in_fixed_sequence, in_turn
 from search.data.coco import Dataset, ImageRecord
 from search.difficulty import smallest_and_largest
-from search.gain import swap_influences
+from search.gain import MIN_IMAGES, swap_influences
 from search.measure import truths_of
+from search.pairs import fit_pair
 from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, curve_of, priorities, rule_curves
-from search.routing import SHARES
+from search.routing import fit_images
+from search.routing_claims import AlignmentError, Difference, Interval, PairResult, RoutingResult
 from search.run_folder import Progress, RunError
 
 RESAMPLES = 50
 HALF_DRAWS = 200
-DRAWS, DRAW_FRAMES, LEAST_POOL = 500, 5_000, 20_000
-ASKED_EXCESS, ASKED_DELTA = 0.02, 0.05
 _DECISIONS = 300
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A value and the 95 % interval that it has over resampled frames."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, value: float, resampled: Sequence[float]) -> Interval:
-        """Take the interval from the values of resamples."""
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        return cls(value, float(low), float(high))
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """By how much the gain is ahead of a baseline, in points of mAP: on average over all rates, and at
-    REPORTED_RATE."""
-
-    rule: Rival
-    average: Interval
-    reported: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class AlignmentError:
-    """A model's calibration error with its raw and with its aligned scores."""
-
-    variant: str
-    raw: float
-    aligned: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairResult:
-    """A pair of models on test: both mAPs, each rule's curve, and how far the gain is ahead."""
-
-    fast: str
-    larger: str
-    fusion: Fusion
-    fast_map: float
-    larger_map: float
-    curves: tuple[RuleCurve, ...]
-    ahead: tuple[Difference, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateResult:
-    """What many certified choices did: how often the truth exceeded, how many draws certified nothing, and
-    what was escalated on average (None where nothing was)."""
-
-    pair: tuple[str, str]
-    pool: int
-    exceeded: int
-    uncertified: int
-    escalated: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingResult:
-    """Everything that was measured; `half` is the share of the gap that a random half recovers, `decision_us`
-    the best of many decisions."""
-
-    frames: int
-    pairs: tuple[PairResult, ...]
-    errors: tuple[AlignmentError, ...]
-    half: float
-    decision_us: float
-    certificate: CertificateResult | None
+PairKey = tuple[str, str, Fusion]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,37 +85,70 @@ def routing(
         found = len(pool.splits["test"].images)
         if found < LEAST_POOL:
             raise RunError(f"{pool.root}: test: {found} other frames are too few, {LEAST_POOL} are needed")
-    names = {name for pair in models for name in pair[:2]}
-    names |= {variant.name for variant in smallest_and_largest(frontier, runtime)}
+    ends = smallest_and_largest(frontier, runtime)
+    names = {name for pair in models for name in pair[:2]} | {variant.name for variant in ends}
     variants = [variant for variant in frontier.variants if variant.name in names]
     cv2.setNumThreads(1)
     engine = make_engine(runtime, threads=1, parallelism=cores())
     for variant in variants:
         engine.load(repository.root, variant)
-    asked = ask_test_split(engine, variants, dataset, runtime, progress)
+    published = tuple(models)
+    widest = _widest(ends, models)
+    calibration = None
+    if _can_fit(dataset):
+        calibration = ask_split(engine, ends, dataset, runtime, progress, split="calibration")
+        if widest is None:
+            fitted, _ = fit_images(len(calibration.answers.truths), seed)
+            made = fit_pair(ends[0].name, ends[1].name, calibration.answers.part(fitted), seed)
+            widest = (made.fast, made.larger, made.fusion)
+            models[widest] = made.gain.model
+    asked = ask_split(engine, variants, dataset, runtime, progress)
     progress.start("bootstrap", len(models))
-    pairs = []
-    for (fast, larger, fusion), model in models.items():
-        pairs.append(_pair(asked.answers, fast, larger, fusion, model, seed, resamples))
-        progress.advance(1, f"{fast} → {larger}")
+    pairs = {}
+    for key, model in models.items():
+        pairs[key] = _pair(asked.answers, key, model, seed, resamples)
+        progress.advance(1, f"{key[0]} → {key[1]}")
     certificate = None
     if pool is not None:
-        chosen = max(
-            (pair for pair in pairs if pair.larger_map == max(row.larger_map for row in pairs)),
-            key=lambda pair: pair.larger_map - pair.fast_map,
-        )
+        chosen = _largest_gap(pairs[key] for key in published)
         key = chosen.fast, chosen.larger, chosen.fusion
         only = [variant for variant in variants if variant.name in key[:2]]
-        pooled = ask_test_split(engine, only, pool, runtime, progress).answers
+        pooled = ask_split(engine, only, pool, runtime, progress).answers
         certificate = try_certificate(asked.answers, pooled, key, models[key], seed=seed, progress=progress)
     engine.close()
     return RoutingResult(
         frames=len(asked.answers.truths),
-        pairs=tuple(pairs),
+        pairs=tuple(pairs.values()),
+        widest=None if widest is None else pairs[widest],
         errors=tuple(_error(asked, name) for name in asked.raw),
+        scales=None if calibration is None else _scales(calibration, asked, ends, seed),
         half=_half(frontier, runtime, asked.answers, seed),
         decision_us=_decision_us(asked.answers, dataset, next(iter(models.items()))),
         certificate=certificate,
+    )
+
+
+def _widest(ends: tuple[Variant, Variant], models: Mapping[PairKey, GainModel]) -> PairKey | None:
+    names = tuple(variant.name for variant in ends)
+    return next((key for key in models if key[:2] == names), None)
+
+
+def _can_fit(dataset: Dataset) -> bool:
+    split = dataset.splits.get("calibration")
+    return split is not None and len(split.images) >= MIN_IMAGES
+
+
+def _scales(calibration: Asked, asked: Asked, ends: tuple[Variant, Variant], seed: int) -> ScaleResult:
+    fitted, tested = ((part.raw[ends[0].name], part.raw[ends[1].name]) for part in (calibration, asked))
+    return scales(fitted, tested, asked.answers.classes, np.random.default_rng([seed, 0x5C]))
+
+
+def _largest_gap(pairs: Iterable[PairResult]) -> PairResult:
+    """Return the pair with the largest gap, of those that end at the most accurate model."""
+    ordered = list(pairs)
+    best = max(row.larger_map for row in ordered)
+    return max(
+        (row for row in ordered if row.larger_map == best), key=lambda row: row.larger_map - row.fast_map
     )
 
 
@@ -194,9 +160,9 @@ def _without(pool: Dataset, dataset: Dataset) -> Dataset:
     return replace(pool, splits={**pool.splits, "test": replace(split, images=others)})
 
 
-def _gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[tuple[str, str, Fusion], GainModel]:
+def _gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[PairKey, GainModel]:
     """Return the gain model of every pair that a published plan of two stages asks."""
-    out: dict[tuple[str, str, Fusion], GainModel] = {}
+    out: dict[PairKey, GainModel] = {}
     for plan in frontier.plans:
         rule = plan.stages[0].rule
         if len(plan.stages) == 2 and rule is not None and runtime in plan.engines:
@@ -204,13 +170,19 @@ def _gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[tuple[str, st
     return out
 
 
-def ask_test_split(
-    engine: Engine, variants: Sequence[Variant], dataset: Dataset, runtime: RuntimeName, progress: Progress
+def ask_split(
+    engine: Engine,
+    variants: Sequence[Variant],
+    dataset: Dataset,
+    runtime: RuntimeName,
+    progress: Progress,
+    *,
+    split: SplitName = "test",
 ) -> Asked:
-    """Answer the test split frame by frame; a pool's frames would not fit into memory together."""
-    records = dataset.splits["test"].images
+    """Answer a split frame by frame; a pool's frames would not fit into memory together."""
+    records = dataset.splits[split].images
     alignments = {variant.name: variant.on(runtime).alignment for variant in variants}
-    progress.start(f"{len(variants)} models on {dataset.root.name}", len(records))
+    progress.start(f"{len(variants)} models on {dataset.root.name}, {split}", len(records))
 
     def ask(record: ImageRecord) -> list[tuple[Detections, Detections, NDArray[np.float32]]]:
         image = record.frame()
@@ -226,7 +198,7 @@ def ask_test_split(
         for row in threads.map(ask, records):
             rows.append(row)
             progress.advance(1)
-    truths, classes = truths_of(dataset, "test"), len(dataset.classes)
+    truths, classes = truths_of(dataset, split), len(dataset.classes)
     sides, raw_tables = {}, {}
     for k, variant in enumerate(variants):
         table = match(truths, [row[k][0] for row in rows], classes)
@@ -239,15 +211,8 @@ def ask_test_split(
     return Asked(AnswerSet(sides, truths, classes), raw_tables)
 
 
-def _pair(
-    answers: AnswerSet,
-    fast: str,
-    larger: str,
-    fusion: Fusion,
-    model: GainModel,
-    seed: int,
-    resamples: int,
-) -> PairResult:
+def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resamples: int) -> PairResult:
+    fast, larger, fusion = key
     first = answers.sides[fast]
     in_hand = answers.in_hand((fast, larger), fusion)[1]
     gains = model.compiled().predict(first.features)
@@ -311,9 +276,7 @@ def _half(frontier: Frontier, runtime: RuntimeName, answers: AnswerSet, seed: in
     return (float(np.mean(draws)) - low) / (high - low) if high > low else 0.0
 
 
-def _decision_us(
-    answers: AnswerSet, dataset: Dataset, model: tuple[tuple[str, str, Fusion], GainModel]
-) -> float:
+def _decision_us(answers: AnswerSet, dataset: Dataset, model: tuple[PairKey, GainModel]) -> float:
     """Return the microseconds that features and gain of one frame take, the best of many."""
     (fast, _, _), gain = model
     compiled = gain.compiled()
@@ -325,55 +288,3 @@ def _decision_us(
         compiled.predict(features(answer, image)[None])
         spent.append(time.perf_counter_ns() - start_ns)
     return min(spent) / 1e3
-
-
-def try_certificate(
-    fixed: AnswerSet,
-    pool: AnswerSet,
-    pair: tuple[str, str, Fusion],
-    model: GainModel,
-    *,
-    seed: int,
-    progress: Progress,
-    draws: int = DRAWS,
-    frames: int = DRAW_FRAMES,
-) -> CertificateResult:
-    """Draw calibration sets of so many frames from the pool, and compare what each certifies with the pool's
-    mean.
-
-    Thresholds, scores and the order of testing are fixed on the other frames, as `search.certify` does on the
-    fitted ones.
-    """
-    fast, larger, fusion = pair
-    gain = model.compiled()
-    fixed_gains, pool_gains = (gain.predict(answers.sides[fast].features) for answers in (fixed, pool))
-    plans, rates = [], []
-    for share in SHARES:
-        threshold = threshold_for_share(fixed_gains, share)
-        ends = [escalate(gains, threshold).astype(np.int64) for gains in (fixed_gains, pool_gains)]
-        on_fixed, on_pool = (
-            (mix(answers.in_hand((fast, larger), fusion), end), answers.sides[larger].table)
-            for answers, end in zip((fixed, pool), ends, strict=True)
-        )
-        plans.append((on_fixed, on_pool))
-        rates.append(float(ends[1].mean()))
-    tried = in_turn(plans)
-    rng = np.random.default_rng([seed, 0xCE])
-    count = len(pool.truths)
-    exceeded = uncertified = 0
-    escalated = []
-    progress.start("certificates", draws)
-    for _ in range(draws):
-        drawn = rng.integers(0, count, frames)
-        tested = in_fixed_sequence([excess[drawn] for _, _, excess in tried], ASKED_DELTA)
-        passed = [row for row, (_, epsilon) in zip(tried, tested, strict=True) if epsilon <= ASKED_EXCESS]
-        if passed:
-            chosen, _, excess = min(passed, key=lambda row: rates[row[0]])
-            exceeded += float(excess.mean()) > ASKED_EXCESS
-            escalated.append(rates[chosen])
-        else:
-            uncertified += 1
-        progress.advance(1)
-    return CertificateResult(
-        (fast, larger), count, exceeded, uncertified, float(np.mean(escalated)) if escalated else None
-    )

@@ -6,10 +6,11 @@ from html import escape
 
 from model_repo.svg import Axes
 from search.align import calibration_error
+from search.pairs import PairReport
 from search.report_data import table
 from search.results import Routed
 from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, curve_of
-from search.routing import AlignmentReport, PairReport
+from search.routing import AlignmentReport
 
 STYLE = """
 .small{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:.6rem 1rem}

@@ -12,7 +12,8 @@ from model_repo.latency import Environment, Histogram, LatencyProfile, RuntimeNa
 from model_repo.reference import Reference
 from model_repo.value import Value
 from search.artifacts import Artifact
-from search.routing import AlignmentReport, PairReport
+from search.pairs import PairReport
+from search.routing import AlignmentReport
 
 if TYPE_CHECKING:
     from search.pipeline import Context

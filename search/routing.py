@@ -11,9 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,8 @@ from model_repo.value import Value
 from search.align import Bin, fit_alignment, reliability
 from search.answers import Answered, AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES, certified
-from search.gain import MIN_IMAGES, FittedGain, fit_gain, swap_influences
-from search.rivals import RuleCurve, priorities, rule_curves
+from search.gain import MIN_IMAGES
+from search.pairs import Pair, PairReport, fit_pair, report_pair
 from search.run_folder import Progress, Silent
 
 SHARES = tuple(k / 25 for k in range(1, 25))
@@ -51,7 +50,6 @@ FAST_SHARE_OF_BEST = 0.9
 MAX_PLANS = 40
 # Of the shares, how many a third stage is tried with.
 _THIRD_SHARES = 4
-FUSIONS: tuple[Fusion, ...] = ("replace", "wbf")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,31 +73,6 @@ class Costs:
     runtime: RuntimeName
     decode: Histogram
     rule: Histogram
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pair:
-    """Two variants worth asking one after the other: the gain model between them, and the better fusion."""
-
-    fast: Artifact
-    larger: Artifact
-    gain: FittedGain
-    fusion: Fusion
-    report: PairReport
-
-
-class PairReport(Value):
-    """What was found out about a pair, on images that the gain model did not see: the fusion that was better,
-    by how much mAP, and what other rules would make of it (nothing where no plan asks the pair)."""
-
-    fast: str
-    larger: str
-    gain: str
-    rank_correlation: float
-    fusion: Fusion
-    replace_map: float
-    wbf_map: float
-    rules: tuple[RuleCurve, ...]
 
 
 class AlignmentReport(Value):
@@ -170,21 +143,22 @@ def route(
     wanted = _pairs_worth_it(artifacts, accuracy) if len(fitted) >= MIN_IMAGES else []
     progress.start("route", len(wanted) + 3)
     doubles: list[Plan] = []
-    pairs: dict[tuple[str, str], _Pair] = {}
+    by_name = {artifact.name: artifact for artifact in artifacts}
+    pairs: dict[tuple[str, str], Pair] = {}
     for fast, larger in wanted:
-        pair = _pair(fast, larger, fits, seed)
+        pair = fit_pair(fast.name, larger.name, fits, seed)
         pairs[fast.name, larger.name] = pair
-        doubles += [_double(pair, share, fits, costs) for share in shares]
+        doubles += [_double(pair, share, by_name, fits, costs) for share in shares]
         report = pair.report
         progress.advance(
             1, f"{report.fast} → {report.larger}: rank correlation {report.rank_correlation:.2f}"
         )
     front = worth_publishing([*singles, *doubles])
-    triples = _triples(front, pairs, fits, costs, shares)
+    triples = _triples(front, pairs, by_name, fits, costs, shares)
     progress.advance(1, f"{len(triples)} plans of three stages")
     plans = certified(worth_publishing([*singles, *doubles, *triples]), fits, held, len(truths))
     progress.advance(1, f"{len(plans)} plans")
-    reports = tuple(_report(pair, plans, fits, seed) for pair in pairs.values())
+    reports = tuple(report_pair(pair, plans, fits, seed) for pair in pairs.values())
     progress.advance(1, "other rules compared")
     seen = certifying if len(certifying) else fitted
     return Routing(
@@ -315,42 +289,6 @@ def _single(artifact: Artifact, fits: AnswerSet, costs: Costs) -> Plan:
     )
 
 
-def _pair(fast: Artifact, larger: Artifact, fits: AnswerSet, seed: int) -> _Pair:
-    """Fit a gain model for each fusion, to what that fusion's answer adds, and keep the fusion that is better
-    when half of the frames go on."""
-    first = fits.sides[fast.name]
-    gains: dict[Fusion, FittedGain] = {}
-    maps: dict[Fusion, float] = {}
-    for fusion in FUSIONS:
-        tables = fits.in_hand((fast.name, larger.name), fusion)
-        gain = fit_gain(first.features, swap_influences(first.table, tables[1]), seed=seed)
-        half = escalate(gain.held_out, threshold_for_share(gain.held_out, 0.5)).astype(np.int64)
-        gains[fusion], maps[fusion] = gain, score_stages(tables, half).score.map
-    better: Fusion = "wbf" if maps["wbf"] > maps["replace"] else "replace"
-    report = PairReport(
-        fast=fast.name,
-        larger=larger.name,
-        gain=gains[better].kind,
-        rank_correlation=gains[better].rank_correlation,
-        fusion=better,
-        replace_map=maps["replace"],
-        wbf_map=maps["wbf"],
-        rules=(),
-    )
-    return _Pair(fast, larger, gains[better], better, report)
-
-
-def _report(pair: _Pair, plans: Sequence[Plan], fits: AnswerSet, seed: int) -> PairReport:
-    """Return what was found out about a pair; other rules are tried where a plan asks one after the other."""
-    fast, larger = pair.report.fast, pair.report.larger
-    asked = (pairwise([stage.variant for stage in plan.stages]) for plan in plans)
-    if not any((fast, larger) in steps for steps in asked):
-        return pair.report
-    first, in_hand = fits.sides[fast], fits.in_hand((fast, larger), pair.fusion)[1]
-    ranked = priorities(first, pair.gain.held_out, swap_influences(first.table, in_hand), seed=seed)
-    return pair.report.model_copy(update={"rules": rule_curves(first.table, in_hand, ranked)})
-
-
 def _alignment_report(artifact: Artifact, aligned: MatchTable, images: NDArray[np.int64]) -> AlignmentReport:
     return AlignmentReport(
         variant=artifact.name,
@@ -359,17 +297,18 @@ def _alignment_report(artifact: Artifact, aligned: MatchTable, images: NDArray[n
     )
 
 
-def _double(pair: _Pair, share: float, fits: AnswerSet, costs: Costs) -> Plan:
+def _double(pair: Pair, share: float, by_name: Mapping[str, Artifact], fits: AnswerSet, costs: Costs) -> Plan:
     threshold = threshold_for_share(pair.gain.held_out, share)
     ends = escalate(pair.gain.held_out, threshold).astype(np.int64)
     # Names have room for three variants' names; the share is the one asked for, in percent.
-    name = f"{pair.fast.name}.{pair.larger.name}.{round(100 * share):02d}"
-    return _of_stages(name, (pair,), (threshold,), ends, pair.fusion, fits, costs)
+    name = f"{pair.fast}.{pair.larger}.{round(100 * share):02d}"
+    return _of_stages(name, (pair,), (threshold,), ends, pair.fusion, by_name, fits, costs)
 
 
 def _triples(
     front: Sequence[Plan],
-    pairs: dict[tuple[str, str], _Pair],
+    pairs: dict[tuple[str, str], Pair],
+    by_name: Mapping[str, Artifact],
     fits: AnswerSet,
     costs: Costs,
     shares: Sequence[float],
@@ -385,18 +324,19 @@ def _triples(
         assert rule is not None
         going = escalate(first.gain.held_out, rule.threshold)
         for second in pairs.values():
-            if second.fast.name != first.larger.name:
+            if second.fast != first.larger:
                 continue
             for share in shares[:: len(shares) // _THIRD_SHARES or 1]:
                 threshold = threshold_for_share(second.gain.held_out[going], share)
                 on = going & escalate(second.gain.held_out, threshold)
                 out.append(
                     _of_stages(
-                        f"{plan.name}.{second.larger.name}.{round(100 * share):02d}",
+                        f"{plan.name}.{second.larger}.{round(100 * share):02d}",
                         (first, second),
                         (rule.threshold, threshold),
                         going.astype(np.int64) + on,
                         plan.fusion,
+                        by_name,
                         fits,
                         costs,
                     )
@@ -406,19 +346,20 @@ def _triples(
 
 def _of_stages(
     name: str,
-    pairs: tuple[_Pair, ...],
+    pairs: tuple[Pair, ...],
     thresholds: tuple[float, ...],
     ends: NDArray[np.int64],
     fusion: Fusion,
+    by_name: Mapping[str, Artifact],
     fits: AnswerSet,
     costs: Costs,
 ) -> Plan:
     """Make the plan that walks along pairs; `ends` is where each fitted image ends, by held-out gains."""
-    artifacts = [pairs[0].fast, *(pair.larger for pair in pairs)]
+    artifacts = [by_name[name] for name in (pairs[0].fast, *(pair.larger for pair in pairs))]
     scored = score_stages(fits.in_hand([artifact.name for artifact in artifacts], fusion), ends)
     cost = plan_cost(costs.rule, [artifact.stage for artifact in artifacts], [1.0, *scored.escalated])
     stages = [
-        Stage(variant=pair.fast.name, rule=Rule(gain=pair.gain.model, threshold=threshold))
+        Stage(variant=pair.fast, rule=Rule(gain=pair.gain.model, threshold=threshold))
         for pair, threshold in zip(pairs, thresholds, strict=True)
     ]
     return Plan(

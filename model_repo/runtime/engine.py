@@ -7,6 +7,7 @@ Errors: EngineError
   UnknownVariant      the engine has not loaded that variant
   EngineTimeout       no answer within `timeout_s`
   EngineUnavailable   the runtime or server does not answer, or refused the model
+    EngineBusy        it answers, and has as much waiting as it takes
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class EngineTimeout(EngineError):
 
 class EngineUnavailable(EngineError):
     """The runtime or the server does not answer, or it refused the model."""
+
+
+class EngineBusy(EngineUnavailable):
+    """As much is waiting as the engine takes: it is well, and others may have room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from model_repo.latency import RuntimeName
 from model_repo.runtime.chain import OUTPUT, check_frames, check_rows
 from model_repo.runtime.engine import (
     TRACEPARENT,
+    EngineBusy,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -44,6 +45,7 @@ INPUT = "frames"
 _CLOSE_S = 2.0
 # Core's dynamic_batch_scheduler.cc says so, with the status UNAVAILABLE.
 _QUEUE_TIMEOUT = "Request timeout expired"
+_QUEUE_FULL = "Exceeds maximum queue size"
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -290,7 +292,7 @@ class TritonEngine:
             return EngineTimeout(text)
         if status.endswith("NOT_FOUND") or "unknown model" in text:
             return UnknownVariant(text)
-        return EngineUnavailable(text)
+        return EngineBusy(text) if _QUEUE_FULL in text else EngineUnavailable(text)
 
 
 def _left_s(deadline_s: float, name: str) -> float:

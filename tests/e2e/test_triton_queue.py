@@ -187,7 +187,7 @@ def test_a_full_queue_and_one_that_is_too_slow(triton_env: Path, tmp_path: Path)
         before = len(runs(log))
         # While the first runs: one or two wait, and there is no room for the rest.
         found = outcomes(lambda: engine.infer(variant, frames_of(variant), timeout_s=30.0), 6, apart_s=0.2)
-        full = sum(n for text, n in found.items() if "EngineUnavailable" in text and "queue size" in text)
+        full = sum(n for text, n in found.items() if "EngineBusy" in text and "queue size" in text)
         late = sum(n for text, n in found.items() if "EngineTimeout" in text and "expired" in text)
         assert full, found
         assert late, found

@@ -68,6 +68,36 @@ def test_what_features_say() -> None:
     assert len([name for name in FEATURES if name.startswith("score_")]) == TOP_BOXES + 1
 
 
+@relaxed
+@given(detections())
+def test_every_box_is_counted_once(answer: Detections) -> None:
+    """Soft edges share a box out between knots, and no part of it is lost."""
+    named = _named(features(answer, _grey(100)))
+    sides = sum(value for name, value in named.items() if name.startswith("side_"))
+    assert sides == pytest.approx(min(len(answer), TOP_BOXES), abs=1e-3)
+
+
+def test_boxes_are_counted_by_what_they_are() -> None:
+    """A box between two knots counts for both; one at the edge is cut; one over another overlaps it."""
+    frame = _grey(100, (640, 480))
+    side = float(np.sqrt(640 * 480) * np.exp(-2.2))
+    square = [200.0, 200.0, 200 + side, 200 + side]
+    alone = _named(features(Detections.make([square], [0.3], [0]), frame))
+    assert alone["side_-2.2_at_0.20"] == pytest.approx(0.5, abs=1e-3)
+    assert alone["side_-2.2_at_0.40"] == pytest.approx(0.5, abs=1e-3)
+    assert alone["side_-1.7_at_0.20"] == pytest.approx(0.0, abs=1e-3)
+    assert alone["cut_at_0.20"] == alone["elongation_0.50_at_0.20"] == alone["over_any_0.15_at_0.20"] == 0
+    cut = _named(features(Detections.make([[0.0, 200.0, side, 200 + side]], [0.2], [0]), frame))
+    assert cut["cut_at_0.20"] == pytest.approx(1.0, abs=1e-3)
+    long = _named(features(Detections.make([[100.0, 100.0, 200.0, 120.0]], [0.2], [0]), frame))
+    assert long["elongation_1.60_at_0.20"] == pytest.approx(1.0, abs=1e-3)
+    both = _named(features(Detections.make([square, square], [0.9, 0.2], [0, 1]), frame))
+    assert both["over_any_0.80_at_0.90"] == pytest.approx(1.0, abs=1e-3)
+    assert both["over_any_0.80_at_0.20"] == pytest.approx(1.0, abs=1e-3)
+    assert both["under_better_0.80_at_0.90"] == 0
+    assert both["under_better_0.80_at_0.20"] == pytest.approx(1.0, abs=1e-3)
+
+
 def test_image_statistics() -> None:
     """A flat frame has light alone; stripes have contrast and sharpness; a blur takes sharpness."""
     np.testing.assert_allclose(image_statistics(_grey(255)), [1, 0, 0, 0], atol=1e-6)

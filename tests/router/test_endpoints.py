@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model_repo.frontier import Variant
 from model_repo.publish import Repository
-from model_repo.runtime.engine import EngineTimeout, EngineUnavailable, UnknownVariant
+from model_repo.runtime.engine import EngineBusy, EngineTimeout, EngineUnavailable, UnknownVariant
 from router.endpoints import Endpoints
 from tests.fakes import FakeClock, FakeEngine, rows_of
 from tests.router.conftest import SURE
@@ -104,6 +104,23 @@ def test_one_that_keeps_failing_is_left_alone_and_comes_back(variant: Variant) -
     both.infer(variant, FRAMES)
     assert well(both) == {"a": True, "b": True}
     assert second.calls
+
+
+def test_a_busy_one_is_well(variant: Variant) -> None:
+    """A full queue sends the call elsewhere, is not held against the endpoint, and costs no loading anew."""
+    first, second, both = pair()
+    both.load(Path(), variant)
+    full = EngineBusy("queue full")
+    for _ in range(5):
+        first.failures, second.failures = deque([full]), deque([full])
+        with pytest.raises(EngineBusy, match="queue full"):
+            both.infer(variant, FRAMES)
+    assert well(both) == {"a": True, "b": True}
+    first.refuses = second.refuses = frozenset({"tiny-0"})
+    first.failures = deque([full])
+    np.testing.assert_array_equal(both.infer(variant, FRAMES).rows, SURE)
+    np.testing.assert_array_equal(both.infer(variant, FRAMES).rows, SURE)
+    assert well(both) == {"a": True, "b": True}
 
 
 def test_a_server_that_lost_its_models_gets_them_again(variant: Variant) -> None:

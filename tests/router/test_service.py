@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model_repo import publish
 from model_repo.frontier import Certificate, Stage
 from model_repo.reference import TRACKED, Reference
-from model_repo.runtime.engine import EngineTimeout, EngineUnavailable
+from model_repo.runtime.engine import EngineBusy, EngineTimeout, EngineUnavailable
 from router.admission import Shed
 from router.bootstrap import Gateway
 from router.budget import Deadline
@@ -362,6 +362,21 @@ async def test_first_stage_failures_make_the_engine_ill_until_a_probe_succeeds(
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     assert not await gateway.service.probe(image)
     assert await gateway.service.probe(image)
+    assert gateway.service.ready
+
+
+async def test_a_busy_engine_is_well(bench: Bench, frame: bytes) -> None:
+    """An engine whose queue is full fails a request and cuts a stage, however often, and readiness stays."""
+    full = EngineBusy("queue full")
+    engine = FakeEngine(rows={"tiny-0": DOUBTFUL}, failures=deque([full] * 4 + [None, full] * 4))
+    gateway = bench(engine)
+    for _ in range(4):
+        with pytest.raises(EngineFailed, match="queue full"):
+            await ask(gateway, frame, point="fast")
+    for _ in range(4):
+        given = await answer(gateway, frame)
+        assert given.cut is not None
+        assert given.cut.reason == "engine"
     assert gateway.service.ready
 
 

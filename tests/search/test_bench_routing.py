@@ -9,12 +9,16 @@ import pytest
 
 from model_repo.escalation import GainModel
 from model_repo.fusion import Fusion
-from search import bench_routing
+from search import bench_certificate
 from search.align import fit_alignment
 from search.answers import AnswerSet, answered
-from search.bench_routing import routing, try_certificate
+from search.bench_certificate import try_certificate
+from search.bench_routing import routing
+from search.bench_scales import scales
 from search.data.coco import read_dataset
 from search.gain import fit_gain, swap_influences
+from search.rivals import Rival, RuleCurve
+from search.routing_claims import AlignmentError, Difference, Interval, PairResult, RoutingResult
 from search.run_folder import RunError, Silent
 from tests.fakes import tiny_repository
 from tests.search.synthetic import CLASSES, artifact, scene
@@ -57,7 +61,7 @@ def test_certified_choices_rarely_exceed(
     def reckless(excesses: list[np.ndarray], delta: float) -> list[tuple[float, float]]:
         return [(float(excess.mean()), float(excess.mean())) for excess in excesses]
 
-    monkeypatch.setattr(bench_routing, "in_fixed_sequence", reckless)
+    monkeypatch.setattr(bench_certificate, "in_fixed_sequence", reckless)
     broken = try_certificate(fixed, pool, pair, gain, seed=0, progress=Silent(), draws=60, frames=400)
     assert broken.exceeded >= kept.exceeded + 4
 
@@ -76,6 +80,45 @@ def test_every_published_pair_is_compared(tmp_path: Path) -> None:
     assert {row.variant for row in found.errors} == {"tiny-0", "tiny-1", "tiny-2"}
     assert found.decision_us > 0
     assert found.certificate is None
+
+
+def test_the_widest_pair_is_fitted_on_calibration(tmp_path: Path) -> None:
+    """With calibration frames the fastest and the largest are compared, though no plan asks both."""
+    repository = tiny_repository(tmp_path / "repo", variants=3)
+    data = squares_data(tmp_path / "data", {"test": 30, "calibration": 40})
+    found = routing(repository, read_dataset(data, needed=("test",)), Silent(), resamples=4)
+    assert found.widest is not None
+    assert (found.widest.fast, found.widest.larger) == ("tiny-0", "tiny-2")
+    assert [(pair.fast, pair.larger) for pair in found.pairs] == [("tiny-0", "tiny-1"), ("tiny-0", "tiny-2")]
+    assert found.scales is not None
+    assert any("squaring" in claim.text for claim in found.claims())
+
+
+def test_claims_can_fail() -> None:
+    """Each claim of a pair is judged by its own figures."""
+
+    def curve(rule: Rival, at_rate: float) -> RuleCurve:
+        return RuleCurve(rule=rule, map=(0.5, at_rate - 0.02, at_rate, 0.7, 0.72, 0.75, 0.78, 0.8))
+
+    def judged(gain: float, low: float) -> list[bool]:
+        ahead = Difference("random", Interval(1.0, 0.5, 1.5), Interval(2.0, low, 3.0))
+        curves = (curve("gain", gain), curve("oracle", 0.65))
+        pair = PairResult("a", "b", "replace", 0.5, 0.8, curves, (ahead,))
+        result = RoutingResult(10, (pair,), pair, (AlignmentError("a", 0.1, 0.06),), None, 0.5, 20.0, None)
+        return [claim.holds for claim in result.claims()]
+
+    assert judged(0.63, 0.1) == [True, True, False, True, True]
+    assert judged(0.61, 0.1)[0] is False
+    assert judged(0.63, -0.1)[1] is False
+
+
+def test_scales_do_not_matter_to_aligned_cascades() -> None:
+    """Squared scores ruin a mixture of raw scores, and leave an aligned one as it was."""
+    fixed, tested = answers(600, seed=3), answers(600, seed=4)
+    tables = [(part.sides["small"].table, part.sides["large"].table) for part in (fixed, tested)]
+    found = scales(tables[0], tables[1], CLASSES, np.random.default_rng(0))
+    assert found.holds
+    assert found.raw_squared < found.raw - 0.002
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
