@@ -108,18 +108,21 @@ def routing(
     for key, model in models.items():
         pairs[key] = _pair(asked.answers, key, model, seed, resamples)
         progress.advance(1, f"{key[0]} → {key[1]}")
-    certificate = None
+    certificate, on_pool = None, None
     if pool is not None:
         chosen = _largest_gap(pairs[key] for key in published)
         key = chosen.fast, chosen.larger, chosen.fusion
-        only = [variant for variant in variants if variant.name in key[:2]]
+        wanted = {*key[:2], *(widest or ())[:2]}
+        only = [variant for variant in variants if variant.name in wanted]
         pooled = ask_split(engine, only, pool, runtime, progress).answers
         certificate = try_certificate(asked.answers, pooled, key, models[key], seed=seed, progress=progress)
+        on_pool = None if widest is None else _curves(pooled, widest, models[widest], seed)
     engine.close()
     return RoutingResult(
         frames=len(asked.answers.truths),
         pairs=tuple(pairs.values()),
         widest=None if widest is None else pairs[widest],
+        on_pool=on_pool,
         errors=tuple(_error(asked, name) for name in asked.raw),
         scales=None if calibration is None else _scales(calibration, asked, ends, seed),
         half=_half(frontier, runtime, asked.answers, seed),
@@ -211,12 +214,24 @@ def ask_split(
     return Asked(AnswerSet(sides, truths, classes), raw_tables)
 
 
-def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resamples: int) -> PairResult:
+def _ranked(
+    answers: AnswerSet, key: PairKey, model: GainModel, seed: int
+) -> tuple[MatchTable, MatchTable, dict[Rival, list[NDArray[np.float64]]]]:
     fast, larger, fusion = key
     first = answers.sides[fast]
     in_hand = answers.in_hand((fast, larger), fusion)[1]
     gains = model.compiled().predict(first.features)
     ranked = priorities(first, gains, swap_influences(first.table, in_hand), seed=seed)
+    return first.table, in_hand, ranked
+
+
+def _curves(answers: AnswerSet, key: PairKey, model: GainModel, seed: int) -> tuple[RuleCurve, ...]:
+    return rule_curves(*_ranked(answers, key, model, seed))
+
+
+def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resamples: int) -> PairResult:
+    fast, larger, fusion = key
+    table, in_hand, ranked = _ranked(answers, key, model, seed)
     rng = np.random.default_rng([seed, 0xB0])
     count = len(answers.truths)
     averages: dict[Rival, list[float]] = {rule: [] for rule in BASELINES}
@@ -224,12 +239,12 @@ def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resampl
     once = {rule: draws[:1] for rule, draws in ranked.items()}  # a resample is a draw of chance by itself
     for _ in range(resamples):
         weights = np.bincount(rng.integers(0, count, count), minlength=count)
-        curves = rule_curves(first.table, in_hand, once, weights)
+        curves = rule_curves(table, in_hand, once, weights)
         for rule in BASELINES:
             average, at_rate = _ahead_of(curves, rule)
             averages[rule].append(average)
             reported[rule].append(at_rate)
-    curves = rule_curves(first.table, in_hand, ranked)
+    curves = rule_curves(table, in_hand, ranked)
     ahead = []
     for rule in BASELINES:
         average, at_rate = _ahead_of(curves, rule)
@@ -240,7 +255,7 @@ def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resampl
         fast,
         larger,
         fusion,
-        mean_precision(first.table),
+        mean_precision(table),
         mean_precision(answers.sides[larger].table),
         curves,
         tuple(ahead),

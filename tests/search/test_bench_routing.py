@@ -9,7 +9,7 @@ import pytest
 
 from model_repo.escalation import GainModel
 from model_repo.fusion import Fusion
-from search import bench_certificate
+from search import bench_certificate, bench_routing
 from search.align import fit_alignment
 from search.answers import AnswerSet, answered
 from search.bench_certificate import try_certificate
@@ -94,22 +94,39 @@ def test_the_widest_pair_is_fitted_on_calibration(tmp_path: Path) -> None:
     assert any("squaring" in claim.text for claim in found.claims())
 
 
+def test_the_widest_pair_is_judged_on_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a pool the certificate is tried on it, and so is the pair from the fastest to the largest."""
+    monkeypatch.setattr(bench_routing, "LEAST_POOL", 30)
+    repository = tiny_repository(tmp_path / "repo", variants=3)
+    data = squares_data(tmp_path / "data", {"test": 30, "calibration": 40})
+    pool = squares_data(tmp_path / "pool", {"test": 60}, seed=5)
+    read = (read_dataset(each, needed=("test",)) for each in (data, pool))
+    found = routing(repository, next(read), Silent(), pool=next(read), resamples=4)
+    assert found.on_pool is not None
+    assert found.certificate is not None
+    assert found.certificate.pair == ("tiny-0", "tiny-1")
+    assert any("certificates" in claim.text for claim in found.claims())
+
+
 def test_claims_can_fail() -> None:
     """Each claim of a pair is judged by its own figures."""
 
     def curve(rule: Rival, at_rate: float) -> RuleCurve:
         return RuleCurve(rule=rule, map=(0.5, at_rate - 0.02, at_rate, 0.7, 0.72, 0.75, 0.78, 0.8))
 
-    def judged(gain: float, low: float) -> list[bool]:
+    def judged(gain: float, low: float, pool: tuple[RuleCurve, ...] | None = None) -> list[bool]:
         ahead = Difference("random", Interval(1.0, 0.5, 1.5), Interval(2.0, low, 3.0))
         curves = (curve("gain", gain), curve("oracle", 0.65))
         pair = PairResult("a", "b", "replace", 0.5, 0.8, curves, (ahead,))
-        result = RoutingResult(10, (pair,), pair, (AlignmentError("a", 0.1, 0.06),), None, 0.5, 20.0, None)
+        result = RoutingResult(
+            10, (pair,), pair, pool, (AlignmentError("a", 0.1, 0.06),), None, 0.5, 20.0, None
+        )
         return [claim.holds for claim in result.claims()]
 
     assert judged(0.63, 0.1) == [True, True, False, True, True]
     assert judged(0.61, 0.1)[0] is False
     assert judged(0.63, -0.1)[1] is False
+    assert judged(0.63, 0.1, (curve("gain", 0.61), curve("oracle", 0.65)))[0] is False
 
 
 def test_scales_do_not_matter_to_aligned_cascades() -> None:

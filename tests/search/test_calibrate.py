@@ -27,9 +27,11 @@ from tests.search.synthetic import artifact, scene
 HERE = Targets(Path())
 
 
-def squares_data(root: Path, counts: dict[str, int], classes: tuple[str, ...] = CLASSES) -> Path:
+def squares_data(
+    root: Path, counts: dict[str, int], classes: tuple[str, ...] = CLASSES, *, seed: int = 3
+) -> Path:
     """Write splits of frames with squares that the tiny detectors find, in COCO format."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     for split, count in counts.items():
         folder = root / split
         folder.mkdir(parents=True)
