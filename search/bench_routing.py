@@ -5,8 +5,8 @@ intervals; so are raw and aligned scores.
 
 Claims are judged on the pair from the fastest to the largest model, whose gain is fitted here on calibration
 when no plan asks that pair. The oracle knows each frame's luck, which no rule can: the smaller the difference
-of two models is against what chance does to a frame, the more of the oracle's lead is luck. The table has all
-pairs.
+of two models is against what chance does to a frame, the more of the oracle's lead is luck; the fewer frames,
+too, which is why its share is judged on the pool where there is one. The table has all pairs.
 """
 
 from __future__ import annotations

@@ -373,11 +373,12 @@ async def test_a_busy_engine_is_well(bench: Bench, frame: bytes) -> None:
     for _ in range(4):
         with pytest.raises(EngineFailed, match="queue full"):
             await ask(gateway, frame, point="fast")
+    assert gateway.service.ready, "after failures alone"
     for _ in range(4):
         given = await answer(gateway, frame)
         assert given.cut is not None
         assert given.cut.reason == "engine"
-    assert gateway.service.ready
+    assert gateway.service.ready, "after stages cut in a row"
 
 
 async def test_an_engine_that_uses_up_the_budget_is_load(bench: Bench, frame: bytes) -> None:
