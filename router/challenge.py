@@ -175,8 +175,8 @@ class Challenge:
     ) -> None:
         """Tell what the challenger made of a frame; where its models failed, have the champion answer.
 
-        Where the champion fails as well it is the engine that is ill, and the challenger is not blamed; nor is
-        it where the engine was only full.
+        Where the champion fails as well it is the engine that is ill, and the challenger is not blamed; nor
+        is it where the engine was only full.
         """
         if not isinstance(outcome, EngineFailed):
             then(outcome)

@@ -152,12 +152,13 @@ def scales(
     from search.bench_scales import scales as measure
     from search.console import ConsoleProgress
     from search.data.coco import read_dataset
-    from search.two_nets import TwoNets
+    from search.two_nets import TwoNets, published_twice
 
     console = Console()
     with ConsoleProgress(console) as progress:
         dataset = read_dataset(data, needed=("train", "test"))
-        result = measure(TwoNets(minutes=minutes, seed=seed), dataset, out, progress)
+        sets = published_twice(TwoNets(minutes=minutes, seed=seed), dataset, out, progress)
+        result = measure(*sets, dataset, progress, seed=seed)
     console.print(
         f"{result.frames} test frames; mAP {result.small_map:.4f} and {result.large_map:.4f} alone,"
         f" fusion {result.fusion[0]}, with squared scores {result.fusion[1]}.",

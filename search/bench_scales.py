@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ from search.data.coco import Dataset
 from search.routing_claims import Interval
 from search.run_folder import Progress, RunError
 from search.targets import Targets
-from search.two_nets import TwoNets, published_twice
 
 SHARES = (0.2, 0.4, 0.6)
 MOST_LOST = 0.002
@@ -82,30 +80,34 @@ class _Set:
 
 
 def scales(
-    wanted: TwoNets, dataset: Dataset, out: Path, progress: Progress, *, resamples: int = RESAMPLES
+    plain: Repository,
+    squared: Repository,
+    dataset: Dataset,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> ScaleResult:
-    """Train two nets below `out`, publish them on both scales, and compare their cascades on test.
+    """Compare on test the cascades of two nets as they are and with the larger's scores squared.
 
-    Raises RunError when the two make no plan of two stages, and what `published_twice` raises.
+    plain, squared: as `search.two_nets.published_twice` returns them. Raises RunError where the two nets make
+    no plan of two stages.
     """
-    plain, squared = (
-        _asked(repository, dataset, progress)
-        for repository in published_twice(wanted, dataset, out, progress)
-    )
-    count = len(plain.gains)
-    rng = np.random.default_rng([wanted.seed, 0x5C])
+    sets = _asked(plain, dataset, progress), _asked(squared, dataset, progress)
+    count = len(sets[0].gains)
+    rng = np.random.default_rng([seed, 0x5C])
     weights = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples)]
     progress.start("compare", len(SHARES))
     rows = []
     for share in SHARES:
-        rows.append(_row(plain, squared, share, weights))
+        rows.append(_row(*sets, share, weights))
         progress.advance(1)
-    small, large = (plain.asked.answers.sides[name].table for name in plain.key[:2])
+    small, large = (sets[0].asked.answers.sides[name].table for name in sets[0].key[:2])
     return ScaleResult(
         frames=count,
         small_map=mean_precision(small),
         large_map=mean_precision(large),
-        fusion=(plain.key[2], squared.key[2]),
+        fusion=(sets[0].key[2], sets[1].key[2]),
         rows=tuple(rows),
     )
 

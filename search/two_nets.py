@@ -8,7 +8,7 @@ graph, so that engine, calibration, plans and rules are those of any published s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -50,13 +50,13 @@ SMALL = Architecture.parse("r160-d1.1.2.1-w16.24.32.48-n24-h1")
 LARGE = Architecture.parse("r288-d1.2.3.2-w24.48.64.96-n32-h2")
 NAMES = ("small", "large", "large-squared")
 _NMS_IOU = 0.6
-_SAMPLES = 200
 _FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class TwoNets:
-    """What to train. steps or minutes: of each, one of the two. small, large: their architectures."""
+    """What to train. steps or minutes: of each net, one of the two. threads: torch's. samples: latencies per
+    net."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -64,6 +64,8 @@ class TwoNets:
     small: Architecture = SMALL
     large: Architecture = LARGE
     batch_size: int = 16
+    threads: int = field(default_factory=cores)
+    samples: int = 200
 
 
 def published_twice(
@@ -95,7 +97,7 @@ def published_twice(
     with Targets(staged).engine(runtime) as engine:
         load_all(engine, staged, variants)
         profiles = profiles_of(
-            engine, variants, frames, samples=_SAMPLES, seed=wanted.seed, progress=progress
+            engine, variants, frames, samples=wanted.samples, seed=wanted.seed, progress=progress
         )
     encoded = [record.path.read_bytes() for record in dataset.splits["calibration"].images[:_FRAMES]]
     decode = decode_cost(encoded, rule=False)
@@ -152,7 +154,7 @@ def _trained(
         minutes=wanted.minutes,
         seed=wanted.seed,
         batch_size=wanted.batch_size,
-        threads=cores(),
+        threads=wanted.threads,
     )
     progress.start(f"train {name}", 1.0)
     shown = 0.0
@@ -167,7 +169,7 @@ def _trained(
         weights = train(config, space, dataset, out / name, on_step).weights
     except TrainError as error:
         raise RunError(str(error)) from error
-    torch.set_num_threads(cores())
+    torch.set_num_threads(wanted.threads)
     evaluator = SubnetEvaluator(
         read_supernet(weights).supernet(), dataset, split="calibration", seed=wanted.seed, precision="float32"
     )

@@ -115,9 +115,7 @@ def test_claims_can_fail() -> None:
         ahead = Difference("random", Interval(1.0, 0.5, 1.5), Interval(2.0, low, 3.0))
         curves = (curve("gain", gain), curve("oracle", 0.65))
         pair = PairResult("a", "b", "replace", 0.5, 0.8, curves, (ahead,))
-        result = RoutingResult(
-            10, (pair,), pair, pool, (AlignmentError("a", 0.1, 0.06),), 0.5, 20.0, None
-        )
+        result = RoutingResult(10, (pair,), pair, pool, (AlignmentError("a", 0.1, 0.06),), 0.5, 20.0, None)
         return [claim.holds for claim in result.claims()]
 
     assert judged(0.63, 0.1) == [True, True, False, True, True]
