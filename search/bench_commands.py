@@ -92,7 +92,9 @@ def routing(
         float, typer.Option(help="as the set's run had it, for data without a calib split")
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="of resamples and draws")] = 0,
-    judge: Annotated[bool, typer.Option(help="exit with status 1 when a claim does not hold")] = True,
+    judge: Annotated[
+        bool, typer.Option(help="say which claims hold, and exit with status 1 when one does not")
+    ] = True,
 ) -> None:
     """Compare predicted gains with other rules on the test split; check alignment and certificate.
 
@@ -127,7 +129,7 @@ def routing(
             highlight=False,
         )
     claims = result.claims()
-    print_claims(claims, console)
+    print_claims(claims, console, judge=judge)
     if judge and not all(claim.holds for claim in claims):
         raise typer.Exit(1)
 
@@ -145,6 +147,7 @@ def scales(
 
     Exit status 1 when squaring costs the calibrated cascade more than 0.002 mAP at one of the shares.
     """
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -164,7 +167,9 @@ def scales(
         f" fusion {result.fusion[0]}, with squared scores {result.fusion[1]}.",
         highlight=False,
     )
-    table = Table("sent on", "raw", "… squared", "aligned", "… squared", "lost (95 %)")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for head in ("sent on", "raw", "squared", "aligned", "squared", "lost (95 %)"):
+        table.add_column(head, justify="right", no_wrap=True)
     for row in result.rows:
         table.add_row(
             f"{row.share:.0%}", f"{row.raw:.4f}", f"{row.raw_squared:.4f}",

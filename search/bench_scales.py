@@ -28,6 +28,8 @@ from search.targets import Targets
 
 SHARES = (0.2, 0.4, 0.6)
 MOST_LOST = 0.002
+LEAST_GAP = 0.05
+"""By how much mAP the larger net must lead: where there is nothing to gain there is nothing to lose."""
 RESAMPLES = 100
 
 
@@ -91,9 +93,17 @@ def scales(
     """Compare on test the cascades of two nets as they are and with the larger's scores squared.
 
     plain, squared: as `search.two_nets.published_twice` returns them. Raises RunError where the two nets make
-    no plan of two stages.
+    no plan of two stages, or the larger one leads by less than LEAST_GAP.
     """
     sets = _asked(plain, dataset, progress), _asked(squared, dataset, progress)
+    small_map, large_map = (
+        mean_precision(sets[0].asked.answers.sides[name].table) for name in sets[0].key[:2]
+    )
+    if large_map - small_map < LEAST_GAP:
+        raise RunError(
+            f"{plain.root}: alone the nets reach {small_map:.3f} and {large_map:.3f} mAP, and the larger one"
+            f" must lead by {LEAST_GAP}; train both for longer"
+        )
     count = len(sets[0].gains)
     rng = np.random.default_rng([seed, 0x5C])
     weights = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples)]
@@ -102,11 +112,10 @@ def scales(
     for share in SHARES:
         rows.append(_row(*sets, share, weights))
         progress.advance(1)
-    small, large = (sets[0].asked.answers.sides[name].table for name in sets[0].key[:2])
     return ScaleResult(
         frames=count,
-        small_map=mean_precision(small),
-        large_map=mean_precision(large),
+        small_map=small_map,
+        large_map=large_map,
         fusion=(sets[0].key[2], sets[1].key[2]),
         rows=tuple(rows),
     )
@@ -116,9 +125,7 @@ def _asked(repository: Repository, dataset: Dataset, progress: Progress) -> _Set
     frontier, runtime = repository.frontier, default_runtime()
     found = next(iter(gain_models(frontier, runtime).items()), None)
     if found is None:
-        raise RunError(
-            f"{repository.root}: the larger net adds nothing to the smaller; train both for longer"
-        )
+        raise RunError(f"{repository.root}: no plan asks one net after the other; train both for longer")
     key, gain = found
     with Targets(repository.root).engine(runtime, parallelism=cores()) as engine:
         for variant in frontier.variants:

@@ -18,8 +18,9 @@ _NAMES = {"gain": "predicted gain", "oracle": "label oracle"}
 def print_rules(result: RoutingResult, console: Console) -> None:
     """Print every rule of every pair, and how far the predicted gain is ahead of it."""
     console.print(
-        f"{result.frames} test frames. Area: mean share of the gap recovered over all rates. Gain ahead:"
-        " points of mAP with 95 % intervals, averaged over all rates and with"
+        f"{result.frames} test frames. Area: the share of the gap that a rule recovers, mean over all rates;"
+        f" beside it that share with {REPORTED_RATE:.0%} escalated. Gain ahead: by how many points of mAP the"
+        " predicted gain is ahead of the rule, with 95 % intervals, averaged over all rates and with"
         f" {REPORTED_RATE:.0%} escalated.",
         highlight=False,
     )
@@ -28,13 +29,19 @@ def print_rules(result: RoutingResult, console: Console) -> None:
         console.print(Text(f"{pair.fast} (mAP {pair.fast_map:.3f})"), highlight=False)
         console.print(Text(f"→ {pair.larger} (mAP {pair.larger_map:.3f}), {pair.fusion}"), highlight=False)
         console.print(_rules(pair))
+    console.print()
 
 
-def print_claims(claims: Sequence[Claim], console: Console) -> None:
-    """Print what is claimed, what was found, and whether it holds."""
-    table = Table("claim", "found", "", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+def print_claims(claims: Sequence[Claim], console: Console, *, judge: bool) -> None:
+    """Print what is claimed, what was found and, with `judge`, whether it holds."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("claim" if judge else "claimed of the demo frontier")
+    table.add_column("found")
+    if judge:
+        table.add_column("", no_wrap=True)
     for claim in claims:
-        table.add_row(claim.text, claim.found, "holds" if claim.holds else "DOES NOT HOLD")
+        verdict = ("holds" if claim.holds else "DOES NOT HOLD",) if judge else ()
+        table.add_row(claim.text, claim.found, *verdict)
     console.print()
     console.print(table)
 
@@ -42,7 +49,7 @@ def print_claims(claims: Sequence[Claim], console: Console) -> None:
 def _rules(pair: PairResult) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("rule", no_wrap=True)
-    for head in ("area", f"at {REPORTED_RATE:.0%}", "gain ahead, all", f"gain ahead, {REPORTED_RATE:.0%}"):
+    for head in ("area", f"at\n{REPORTED_RATE:.0%}", "gain ahead, all", f"gain ahead, {REPORTED_RATE:.0%}"):
         table.add_column(head, justify="right", no_wrap=True)
     ahead = {row.rule: (_points(row.average), _points(row.reported)) for row in pair.ahead}
     for curve in pair.curves:

@@ -16,7 +16,7 @@ from model_repo.alignment import Alignment
 from model_repo.publish import read
 from model_repo.runtime.select import default_runtime
 from model_repo.scoring import MatchTable
-from search import calibrate, routing
+from search import bench_scales, calibrate, routing
 from search.bench_routing import gain_models
 from search.bench_scales import MOST_LOST, ScaleResult, ScaleRow, scales
 from search.data.coco import Dataset, read_dataset
@@ -110,8 +110,11 @@ def test_squaring_changes_the_scores_and_nothing_else(out: Path, data: Dataset) 
     assert (before[..., 4] > 0.0).any()
 
 
-def test_what_cannot_be_squared_or_compared_is_refused(data: Dataset, out: Path, tmp_path: Path) -> None:
-    """A graph without scores, another training's folder, and nets without a cascade each say so."""
+def test_what_cannot_be_squared_or_compared_is_refused(
+    data: Dataset, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph without scores, another training's folder, nets too much alike and nets without a cascade each
+    say so."""
     graph = helper.make_graph(
         [helper.make_node("Relu", ["a"], ["b"])],
         "none",
@@ -123,8 +126,11 @@ def test_what_cannot_be_squared_or_compared_is_refused(data: Dataset, out: Path,
         square_scores(tmp_path / "none.onnx", tmp_path / "squared.onnx")
     with pytest.raises(RunError, match="another configuration"):
         published_twice(replace(NETS, steps=1), data, out, Silent())
+    monkeypatch.setattr(bench_scales, "LEAST_GAP", 0.9)
+    with pytest.raises(RunError, match=r"must lead by 0\.9; train both for longer"):
+        found_in(out, data)
     alone = tiny_repository(tmp_path / "alone", plans=False)
-    with pytest.raises(RunError, match="the larger net adds nothing"):
+    with pytest.raises(RunError, match="no plan asks one net after the other"):
         scales(alone, alone, data, Silent())
 
 
