@@ -33,7 +33,6 @@ from search.align import aligned_table, calibration_error, reliability
 from search.answers import Answered, AnswerSet
 from search.artifacts import cores
 from search.bench_certificate import LEAST_POOL, try_certificate
-from search.bench_scales import ScaleResult, scales
 from search.calibrate import check_classes
 from search.data.coco import Dataset, ImageRecord
 from search.difficulty import smallest_and_largest
@@ -54,10 +53,10 @@ PairKey = tuple[str, str, Fusion]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """What variants answered: under aligned scores with features, and the matches of the raw scores."""
+    """What variants answered: under aligned scores with their features, and under raw ones with the same."""
 
     answers: AnswerSet
-    raw: dict[str, MatchTable]
+    raw: AnswerSet
 
 
 def routing(
@@ -75,7 +74,7 @@ def routing(
     set's classes are not the repository's, or when the pool is too small to stand for the truth.
     """
     frontier, runtime = repository.frontier, default_runtime()
-    models = _gain_models(frontier, runtime)
+    models = gain_models(frontier, runtime)
     if not models:
         raise RunError(f"{repository.root} publishes no plan of two stages for {runtime}")
     check_classes(repository, dataset)
@@ -94,14 +93,12 @@ def routing(
         engine.load(repository.root, variant)
     published = tuple(models)
     widest = _widest(ends, models)
-    calibration = None
-    if _can_fit(dataset):
-        calibration = ask_split(engine, ends, dataset, runtime, progress, split="calibration")
-        if widest is None:
-            fitted, _ = fit_images(len(calibration.answers.truths), seed)
-            made = fit_pair(ends[0].name, ends[1].name, calibration.answers.part(fitted), seed)
-            widest = (made.fast, made.larger, made.fusion)
-            models[widest] = made.gain.model
+    if widest is None and _can_fit(dataset):
+        calibration = ask_split(engine, ends, dataset, runtime, progress, split="calibration").answers
+        fitted, _ = fit_images(len(calibration.truths), seed)
+        made = fit_pair(ends[0].name, ends[1].name, calibration.part(fitted), seed)
+        widest = (made.fast, made.larger, made.fusion)
+        models[widest] = made.gain.model
     asked = ask_split(engine, variants, dataset, runtime, progress)
     progress.start("bootstrap", len(models))
     pairs = {}
@@ -123,8 +120,7 @@ def routing(
         pairs=tuple(pairs.values()),
         widest=None if widest is None else pairs[widest],
         on_pool=on_pool,
-        errors=tuple(_error(asked, name) for name in asked.raw),
-        scales=None if calibration is None else _scales(calibration, asked, ends, seed),
+        errors=tuple(_error(asked, name) for name in asked.raw.sides),
         half=_half(frontier, runtime, asked.answers, seed),
         decision_us=_decision_us(asked.answers, dataset, next(iter(models.items()))),
         certificate=certificate,
@@ -139,11 +135,6 @@ def _widest(ends: tuple[Variant, Variant], models: Mapping[PairKey, GainModel]) 
 def _can_fit(dataset: Dataset) -> bool:
     split = dataset.splits.get("calibration")
     return split is not None and len(split.images) >= MIN_IMAGES
-
-
-def _scales(calibration: Asked, asked: Asked, ends: tuple[Variant, Variant], seed: int) -> ScaleResult:
-    fitted, tested = ((part.raw[ends[0].name], part.raw[ends[1].name]) for part in (calibration, asked))
-    return scales(fitted, tested, asked.answers.classes, np.random.default_rng([seed, 0x5C]))
 
 
 def _largest_gap(pairs: Iterable[PairResult]) -> PairResult:
@@ -163,7 +154,7 @@ def _without(pool: Dataset, dataset: Dataset) -> Dataset:
     return replace(pool, splits={**pool.splits, "test": replace(split, images=others)})
 
 
-def _gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[PairKey, GainModel]:
+def gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[PairKey, GainModel]:
     """Return the gain model of every pair that a published plan of two stages asks."""
     out: dict[PairKey, GainModel] = {}
     for plan in frontier.plans:
@@ -202,16 +193,15 @@ def ask_split(
             rows.append(row)
             progress.advance(1)
     truths, classes = truths_of(dataset, split), len(dataset.classes)
-    sides, raw_tables = {}, {}
+    sides, raw_sides = {}, {}
     for k, variant in enumerate(variants):
-        table = match(truths, [row[k][0] for row in rows], classes)
-        raw_tables[variant.name] = table
+        raw = tuple(row[k][0] for row in rows)
+        table, described = match(truths, raw, classes), np.array([row[k][2] for row in rows])
+        raw_sides[variant.name] = Answered(raw, table, described)
         sides[variant.name] = Answered(
-            tuple(row[k][1] for row in rows),
-            aligned_table(table, alignments[variant.name]),
-            np.array([row[k][2] for row in rows]),
+            tuple(row[k][1] for row in rows), aligned_table(table, alignments[variant.name]), described
         )
-    return Asked(AnswerSet(sides, truths, classes), raw_tables)
+    return Asked(AnswerSet(sides, truths, classes), AnswerSet(raw_sides, truths, classes))
 
 
 def _ranked(
@@ -272,7 +262,7 @@ def _ahead_of(curves: Sequence[RuleCurve], rule: Rival) -> tuple[float, float]:
 def _error(asked: Asked, name: str) -> AlignmentError:
     return AlignmentError(
         name,
-        calibration_error(reliability(asked.raw[name])),
+        calibration_error(reliability(asked.raw.sides[name].table)),
         calibration_error(reliability(asked.answers.sides[name].table)),
     )
 

@@ -72,19 +72,7 @@ def data(context: Context) -> list[Path]:
     """Read and check the data set, every image included, and write down what it is."""
     dataset = context.dataset()
     _decode_all(context, dataset)
-    info = DatasetInfo(
-        name=dataset.name,
-        fingerprint=dataset.fingerprint,
-        classes=dataset.classes,
-        splits=tuple(
-            SplitInfo(
-                name=split,
-                images=len(dataset.splits[split].images),
-                boxes=sum(len(image.labels) for image in dataset.splits[split].images),
-            )
-            for split in _ROLES
-        ),
-    )
+    info = info_of(dataset)
     path = context.folder.path("data", "dataset.json")
     write_text(path, info.model_dump_json(indent=2) + "\n")
     for note in dataset.notes:
@@ -92,6 +80,24 @@ def data(context: Context) -> list[Path]:
     for split in info.splits:
         context.say(f"  {split.name}: {split.images} images, {split.boxes} boxes")
     return [path]
+
+
+def info_of(dataset: Dataset) -> DatasetInfo:
+    """Return what a manifest says of a data set."""
+    return DatasetInfo(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        classes=dataset.classes,
+        splits=tuple(
+            SplitInfo(
+                name=role,
+                images=len(dataset.splits[role].images),
+                boxes=sum(len(image.labels) for image in dataset.splits[role].images),
+            )
+            for role in _ROLES
+            if role in dataset.splits
+        ),
+    )
 
 
 def _decode_all(context: Context, dataset: Dataset) -> None:
