@@ -324,6 +324,7 @@ app.command(rich_help_panel=_PUBLISHED)(tools.copy)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
 app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)
 app.command(rich_help_panel=_PUBLISHED)(tools.remeasure)
+app.command(rich_help_panel=_PUBLISHED)(tools.recover)
 
 
 def _do(
