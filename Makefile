@@ -89,7 +89,7 @@ bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway
 	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test
 
-bench-monitoring: $(VENV)/.dev .venv-triton/.ready system build/conveyor/.rendered ## Claims about alerts and the board (15 minutes)
+bench-monitoring: $(VENV)/.dev .venv-triton/.ready system build/conveyor/.rendered ## Claims about alerts and the board (14 minutes)
 	$(BIN)/python -m deploy.bench_monitoring --repo model_repo --frames build/conveyor/test
 
 peers: $(VENV)/.dev build/conveyor/.rendered ## The gateway beside other servers, on two cores (25 minutes, and 5 to install them)
