@@ -28,7 +28,7 @@ from model_repo.latency import RuntimeName
 from model_repo.publish import Repository, file_digest
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.runtime.select import default_runtime, make_engine
-from model_repo.scoring import MatchTable, match, mean_precision, mix
+from model_repo.scoring import MatchTable, Ranking, match, mean_precision
 from search.align import aligned_table, calibration_error, reliability
 from search.answers import Answered, AnswerSet
 from search.artifacts import cores
@@ -39,7 +39,7 @@ from search.data.coco import Dataset, ImageRecord
 from search.difficulty import smallest_and_largest
 from search.gain import MIN_IMAGES, swap_influences
 from search.measure import truths_of
-from search.pairs import fit_pair
+from search.pairs import fit_pairs
 from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, curve_of, priorities, rule_curves
 from search.routing import fit_images
 from search.routing_claims import AlignmentError, Difference, Interval, PairResult, RoutingResult
@@ -99,7 +99,7 @@ def routing(
         calibration = ask_split(engine, ends, dataset, runtime, progress, split="calibration")
         if widest is None:
             fitted, _ = fit_images(len(calibration.answers.truths), seed)
-            made = fit_pair(ends[0].name, ends[1].name, calibration.answers.part(fitted), seed)
+            (made,) = fit_pairs([(ends[0].name, ends[1].name)], calibration.answers.part(fitted), seed)
             widest = (made.fast, made.larger, made.fusion)
             models[widest] = made.gain.model
     asked = ask_split(engine, variants, dataset, runtime, progress)
@@ -216,13 +216,11 @@ def ask_split(
 
 def _ranked(
     answers: AnswerSet, key: PairKey, model: GainModel, seed: int
-) -> tuple[MatchTable, MatchTable, dict[Rival, list[NDArray[np.float64]]]]:
+) -> tuple[Ranking, dict[Rival, list[NDArray[np.float64]]]]:
     fast, larger, fusion = key
-    first = answers.sides[fast]
-    in_hand = answers.in_hand((fast, larger), fusion)[1]
-    gains = model.compiled().predict(first.features)
-    ranked = priorities(first, gains, swap_influences(first.table, in_hand), seed=seed)
-    return first.table, in_hand, ranked
+    in_hand = answers.ranking((fast, larger), fusion)
+    gains = model.compiled().predict(answers.sides[fast].features)
+    return in_hand, priorities(answers.sides[fast], gains, swap_influences(in_hand), seed=seed)
 
 
 def _curves(answers: AnswerSet, key: PairKey, model: GainModel, seed: int) -> tuple[RuleCurve, ...]:
@@ -231,7 +229,7 @@ def _curves(answers: AnswerSet, key: PairKey, model: GainModel, seed: int) -> tu
 
 def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resamples: int) -> PairResult:
     fast, larger, fusion = key
-    table, in_hand, ranked = _ranked(answers, key, model, seed)
+    in_hand, ranked = _ranked(answers, key, model, seed)
     rng = np.random.default_rng([seed, 0xB0])
     count = len(answers.truths)
     averages: dict[Rival, list[float]] = {rule: [] for rule in BASELINES}
@@ -239,12 +237,12 @@ def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resampl
     once = {rule: draws[:1] for rule, draws in ranked.items()}  # a resample is a draw of chance by itself
     for _ in range(resamples):
         weights = np.bincount(rng.integers(0, count, count), minlength=count)
-        curves = rule_curves(table, in_hand, once, weights)
+        curves = rule_curves(in_hand, once, weights)
         for rule in BASELINES:
             average, at_rate = _ahead_of(curves, rule)
             averages[rule].append(average)
             reported[rule].append(at_rate)
-    curves = rule_curves(table, in_hand, ranked)
+    curves = rule_curves(in_hand, ranked)
     ahead = []
     for rule in BASELINES:
         average, at_rate = _ahead_of(curves, rule)
@@ -255,7 +253,7 @@ def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resampl
         fast,
         larger,
         fusion,
-        mean_precision(table),
+        mean_precision(answers.sides[fast].table),
         mean_precision(answers.sides[larger].table),
         curves,
         tuple(ahead),
@@ -280,14 +278,12 @@ def _error(asked: Asked, name: str) -> AlignmentError:
 def _half(frontier: Frontier, runtime: RuntimeName, answers: AnswerSet, seed: int) -> float:
     """Return the share of the gap between the fastest and the largest that a random half recovers, on average
     over draws, when the larger answer replaces the fast one."""
-    fast, larger = (answers.sides[v.name].table for v in smallest_and_largest(frontier, runtime))
+    ends = [variant.name for variant in smallest_and_largest(frontier, runtime)]
+    low, high = (mean_precision(answers.sides[name].table) for name in ends)
     rng = np.random.default_rng([seed, 0x2F])
-    count = len(answers.truths)
-    low, high = mean_precision(fast), mean_precision(larger)
-    draws = [
-        mean_precision(mix((fast, larger), (rng.permutation(count) < count // 2).astype(np.int64)))
-        for _ in range(HALF_DRAWS)
-    ]
+    count, both = len(answers.truths), answers.ranking(ends, "replace")
+    halves = [(rng.permutation(count) < count // 2).astype(np.int64) for _ in range(HALF_DRAWS)]
+    draws = [both.map(both.once(half)) for half in halves]
     return (float(np.mean(draws)) - low) / (high - low) if high > low else 0.0
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.scoring import MatchTable, mean_precision, mix
+from model_repo.scoring import MatchTable, Ranking
 from search.align import aligned_table, fit_alignment
 
 DRAWS = 20
@@ -70,4 +70,5 @@ def _aligned(
 
 
 def _mixed(tables: tuple[MatchTable, MatchTable], halves: list[NDArray[np.int64]]) -> float:
-    return float(np.mean([mean_precision(mix(tables, half)) for half in halves]))
+    ranking = Ranking(tables)
+    return float(np.mean([ranking.map(ranking.once(half)) for half in halves]))

@@ -1,9 +1,11 @@
-"""How a process that trains treats memory and compiled kernels."""
+"""How a process treats memory and compiled kernels, and how a worker process ends."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from multiprocessing import parent_process
 
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1))
 """glibc's M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX."""
@@ -21,3 +23,15 @@ def keep_for_reuse() -> None:
     if mallopt is not None:
         for parameter, value in _MALLOC_OPTIONS:
             mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
+
+
+def end_with_parent() -> None:
+    """End this worker when the process that started it is killed: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None  # a pool's worker has one
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

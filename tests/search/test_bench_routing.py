@@ -42,8 +42,8 @@ def fixed() -> AnswerSet:
 
 @pytest.fixture(scope="module")
 def gain(fixed: AnswerSet) -> GainModel:
-    fast, larger = (fixed.sides[name] for name in ("small", "large"))
-    return fit_gain(fast.features, swap_influences(fast.table, larger.table), seed=0).model
+    labels = swap_influences(fixed.ranking(("small", "large"), "replace"))
+    return fit_gain(fixed.sides["small"].features, labels, seed=0).model
 
 
 def test_certified_choices_rarely_exceed(

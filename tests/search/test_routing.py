@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from model_repo.frontier import Certificate, NoCertificate
 from model_repo.fusion import fuse
 from model_repo.latency import Histogram
-from model_repo.scoring import match, mean_precision, mix, swap_gains
+from model_repo.scoring import Ranking, match, mean_precision, mix, swap_gains
 from search.align import aligned_table, fit_alignment
 from search.answers import AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES
@@ -91,7 +91,7 @@ def test_influences_rank_images_as_exact_swaps_do() -> None:
     small_scene = scene(120, seed=3)
     small = artifact("s", small_scene, weakness=1.0, ms=2.0, seed=4)
     large = artifact("l", small_scene, weakness=0.2, ms=9.0, seed=5)
-    near = swap_influences(small.table, large.table)
+    near = swap_influences(Ranking([small.table, large.table]))
     exact = swap_gains(small.table, large.table) * 120
     assert float(spearmanr(near, exact).statistic) > 0.9
     assert near.sum() > 0
@@ -102,12 +102,11 @@ def test_a_gain_model_finds_the_hard_frames(drawn: Scene) -> None:
     small = artifact("s", drawn, weakness=1.0, ms=2.0, seed=1)
     large = artifact("l", drawn, weakness=0.25, ms=9.0, seed=2)
     side = answered(small.answers, drawn.images, small.table, fit_alignment(small.table, CLASSES))
-    fitted = fit_gain(side.features, swap_influences(side.table, large.table), seed=0)
+    labels = swap_influences(Ranking([side.table, large.table]))
+    fitted = fit_gain(side.features, labels, seed=0)
     assert fitted.rank_correlation > 0.3
     assert float(spearmanr(fitted.held_out, drawn.difficulty).statistic) > 0.5
-    np.testing.assert_allclose(
-        fit_gain(side.features, swap_influences(side.table, large.table), seed=0).held_out, fitted.held_out
-    )
+    np.testing.assert_allclose(fit_gain(side.features, labels, seed=0).held_out, fitted.held_out)
 
 
 def test_too_few_images_are_no_fit(drawn: Scene) -> None:
