@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model_repo.alignment import Alignment
 from model_repo.detections import Detections
-from model_repo.escalation import features
+from model_repo.escalation import FrameView, view_features
 from model_repo.frontier import Plan
 from model_repo.fusion import Fusion, fuse
 from model_repo.plans import escalate
@@ -35,13 +35,13 @@ class Answered:
 
 def answered(
     detections: Sequence[Detections],
-    images: Sequence[NDArray[np.uint8]],
+    views: Sequence[FrameView],
     table: MatchTable,
     alignment: Alignment,
 ) -> Answered:
     """Align answers and describe each with its frame, as the router will."""
     aligned = tuple(alignment.apply(answer) for answer in detections)
-    rows = np.array([features(answer, image) for answer, image in zip(aligned, images, strict=True)])
+    rows = np.array([view_features(answer, view) for answer, view in zip(aligned, views, strict=True)])
     return Answered(aligned, aligned_table(table, alignment), rows.astype(np.float32))
 
 

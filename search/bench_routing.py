@@ -13,32 +13,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.detections import Detections
 from model_repo.escalation import GainModel, features
 from model_repo.frontier import Frontier, SplitName, Variant
 from model_repo.fusion import Fusion
 from model_repo.latency import RuntimeName
 from model_repo.publish import Repository, file_digest
-from model_repo.runtime.engine import Engine, answer_frame
+from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import default_runtime, make_engine
-from model_repo.scoring import MatchTable, Ranking, match, mean_precision
-from search.align import aligned_table, calibration_error, reliability
-from search.answers import Answered, AnswerSet
+from model_repo.scoring import MatchTable, Ranking, mean_precision
+from search.align import calibration_error, reliability
+from search.answers import AnswerSet, answered
 from search.artifacts import cores
+from search.asking import ask
 from search.bench_certificate import LEAST_POOL, try_certificate
 from search.bench_scales import ScaleResult, scales
 from search.calibrate import check_classes
-from search.data.coco import Dataset, ImageRecord
+from search.data.coco import Dataset
 from search.difficulty import smallest_and_largest
 from search.gain import MIN_IMAGES, swap_influences
-from search.measure import truths_of
+from search.measure import loaded, matched
 from search.pairs import fit_pairs
 from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, curve_of, priorities, rule_curves
 from search.routing import fit_images
@@ -182,36 +181,16 @@ def ask_split(
     *,
     split: SplitName = "test",
 ) -> Asked:
-    """Answer a split frame by frame; a pool's frames would not fit into memory together."""
-    records = dataset.splits[split].images
-    alignments = {variant.name: variant.on(runtime).alignment for variant in variants}
-    progress.start(f"{len(variants)} models on {dataset.root.name}, {split}", len(records))
-
-    def ask(record: ImageRecord) -> list[tuple[Detections, Detections, NDArray[np.float32]]]:
-        image = record.frame()
-        out = []
-        for variant in variants:
-            raw = answer_frame(engine, variant, image).detections
-            aligned = alignments[variant.name].apply(raw)
-            out.append((raw, aligned, features(aligned, image)))
-        return out
-
-    rows = []
-    with ThreadPoolExecutor(engine.parallelism) as threads:
-        for row in threads.map(ask, records):
-            rows.append(row)
-            progress.advance(1)
-    truths, classes = truths_of(dataset, split), len(dataset.classes)
+    """Answer a split, and align and describe the answers."""
+    found = loaded(dataset, split)
+    progress.start(f"{len(variants)} models on {dataset.root.name}, {split}", len(found))
+    replies = ask(engine, variants, found.images, progress)
     sides, raw_tables = {}, {}
-    for k, variant in enumerate(variants):
-        table = match(truths, [row[k][0] for row in rows], classes)
-        raw_tables[variant.name] = table
-        sides[variant.name] = Answered(
-            tuple(row[k][1] for row in rows),
-            aligned_table(table, alignments[variant.name]),
-            np.array([row[k][2] for row in rows]),
-        )
-    return Asked(AnswerSet(sides, truths, classes), raw_tables)
+    for variant in variants:
+        raw = replies.detections[variant.name]
+        table = raw_tables[variant.name] = matched(found, raw, len(dataset.classes))
+        sides[variant.name] = answered(raw, replies.views, table, variant.on(runtime).alignment)
+    return Asked(AnswerSet(sides, found.truths, len(dataset.classes)), raw_tables)
 
 
 def _ranked(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model_repo.alignment import Alignment
 from model_repo.detections import Detections
+from model_repo.escalation import FrameView
 from model_repo.frontier import (
     NoCertificate,
     OperatingPoint,
@@ -116,7 +117,7 @@ def fit_images(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int
 
 def route(
     artifacts: Sequence[Artifact],
-    images: Sequence[NDArray[np.uint8]],
+    views: Sequence[FrameView],
     truths: Sequence[Truth],
     *,
     classes: int,
@@ -127,6 +128,7 @@ def route(
 ) -> Routing:
     """Fit alignments and gain models on calibration, and return the plans worth publishing.
 
+    views: of the frames that the artifacts answered.
     shares: of the frames that a stage answers, those that go on; a plan of each pair for each. With too few
     images to fit a gain model on, there are only plans of one stage. Raises ValueError when an artifact's
     answers are not one per image.
@@ -137,7 +139,7 @@ def route(
     alignments: dict[str, Alignment] = {}
     for artifact in artifacts:
         alignments[artifact.name] = fit_alignment(subset(artifact.table, fitted), classes)
-        sides[artifact.name] = answered(artifact.answers, images, artifact.table, alignments[artifact.name])
+        sides[artifact.name] = answered(artifact.answers, views, artifact.table, alignments[artifact.name])
     every = AnswerSet(sides, truths, classes)
     fits, held = every.part(fitted), every.part(certifying)
 

@@ -31,7 +31,7 @@ def answers(images: int, seed: int) -> AnswerSet:
     sides = {}
     for name, weakness in (("small", 1.0), ("large", 0.1)):
         made = artifact(name, drawn, weakness=weakness, ms=1.0, seed=seed)
-        sides[name] = answered(made.answers, drawn.images, made.table, fit_alignment(made.table, CLASSES))
+        sides[name] = answered(made.answers, drawn.views, made.table, fit_alignment(made.table, CLASSES))
     return AnswerSet(sides, drawn.truths, CLASSES)
 
 

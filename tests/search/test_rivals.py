@@ -31,7 +31,7 @@ def larger() -> Artifact:
 
 @pytest.fixture(scope="module")
 def ranked(fast: Artifact, larger: Artifact) -> dict[Rival, list[np.ndarray]]:
-    side = answered(fast.answers, DRAWN.images, fast.table, fit_alignment(fast.table, CLASSES))
+    side = answered(fast.answers, DRAWN.views, fast.table, fit_alignment(fast.table, CLASSES))
     labels = swap_influences(Ranking([fast.table, larger.table]))
     return priorities(side, labels.astype(np.float32), labels, seed=0)
 
