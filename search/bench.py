@@ -24,6 +24,7 @@ from model_repo.publish import Repository
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.runtime.select import default_runtime, make_engine
 from model_repo.scoring import Truth, score
+from search.asking import FrameFiles
 from search.calibrate import check_classes
 from search.data.coco import Dataset
 from search.difficulty import map_by_tenth, smallest_and_largest
@@ -150,8 +151,7 @@ def difficulty(
     if len(known) < len(records):
         raise RunError("the data set's test split does not say how difficult its frames are")
     runtime = default_runtime()
-    images = [record.frame() for record in records]
-    truths = truths_of(dataset, "test")
+    images, truths = FrameFiles(records), truths_of(dataset, "test")
     classes = len(repository.frontier.dataset.classes)
     engine = make_engine(runtime, threads=1, parallelism=2)
     out = []

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model_repo.fusion import Fusion
 from model_repo.publish import Repository
 from model_repo.runtime.select import default_runtime
-from model_repo.scoring import MatchTable, mean_precision, mix
+from model_repo.scoring import Ranking, mean_precision
 from search.answers import AnswerSet
 from search.artifacts import cores
 from search.bench_routing import Asked, PairKey, ask_split, gain_models
@@ -136,21 +136,23 @@ def _asked(repository: Repository, dataset: Dataset, progress: Progress) -> _Set
 
 def _row(plain: _Set, squared: _Set, share: float, weights: Sequence[NDArray[np.int64]]) -> ScaleRow:
     ends = plain.sent_on(share)
-    before = _mixed(plain.asked.answers, plain.key, ends)
-    after = _mixed(squared.asked.answers, squared.key, squared.sent_on(share))
-    aligned, aligned_squared = mean_precision(before), mean_precision(after)
+    before, after = _ranking(plain.asked.answers, plain.key), _ranking(squared.asked.answers, squared.key)
+    once, once_squared = before.once(ends), after.once(squared.sent_on(share))
+    raw = _ranking(plain.asked.raw, plain.key)
+    raw_squared = _ranking(squared.asked.raw, (*squared.key[:2], plain.key[2]))
+    aligned, aligned_squared = before.map(once), after.map(once_squared)
     return ScaleRow(
         share=share,
-        raw=mean_precision(_mixed(plain.asked.raw, plain.key, ends)),
-        raw_squared=mean_precision(_mixed(squared.asked.raw, (*squared.key[:2], plain.key[2]), ends)),
+        raw=raw.map(raw.once(ends)),
+        raw_squared=raw_squared.map(raw_squared.once(ends)),
         aligned=aligned,
         aligned_squared=aligned_squared,
         lost=Interval.of(
             aligned - aligned_squared,
-            [mean_precision(before, each) - mean_precision(after, each) for each in weights],
+            [before.map(once * drawn) - after.map(once_squared * drawn) for drawn in weights],
         ),
     )
 
 
-def _mixed(answers: AnswerSet, key: PairKey, ends: NDArray[np.int64]) -> MatchTable:
-    return mix(answers.in_hand(key[:2], key[2]), ends)
+def _ranking(answers: AnswerSet, key: PairKey) -> Ranking:
+    return answers.ranking(key[:2], key[2])

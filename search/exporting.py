@@ -30,9 +30,10 @@ from search.artifacts import (
     short_name,
     some_frames,
 )
+from search.asking import FrameFiles
 from search.candidates import kept
 from search.finishing import weights_for
-from search.measure import LoadedSplit, loaded, place, predictions, unmeasured
+from search.measure import LoadedSplit, place, predictions, truths_of, unmeasured
 from search.run_folder import write_text
 from search.space import Architecture
 from search.steps import augment_of, judged_images, read_candidates, space_of
@@ -201,10 +202,12 @@ class _Exporter:
 
     def _judged(self) -> LoadedSplit:
         if self._valid is None:
-            valid = loaded(self._context.dataset(), "valid")
-            chosen = judged_images(self._context)
+            valid, chosen = self._context.dataset().splits["valid"], judged_images(self._context)
+            truths = truths_of(self._context.dataset(), "valid")
             self._valid = LoadedSplit(
-                "valid", tuple(valid.images[i] for i in chosen), tuple(valid.truths[i] for i in chosen)
+                "valid",
+                FrameFiles([valid.images[i] for i in chosen]),
+                tuple(truths[i] for i in chosen),
             )
         return self._valid
 

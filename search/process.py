@@ -1,9 +1,11 @@
-"""How a process that trains treats memory and compiled kernels."""
+"""How a process treats memory and compiled kernels, and how a worker process ends."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from multiprocessing import parent_process
 from pathlib import Path
 
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1))
@@ -47,3 +49,15 @@ def _left_in_container(cgroup: Path) -> int | None:
     if not limit.exists() or (text := limit.read_text().strip()) == "max":
         return None
     return max(0, int(text) - int(used.read_text()))
+
+
+def end_with_parent() -> None:
+    """End this worker when the process that started it is killed: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None  # a pool's worker has one
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

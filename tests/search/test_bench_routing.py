@@ -30,7 +30,7 @@ def answers(images: int, seed: int) -> AnswerSet:
     sides = {}
     for name, weakness in (("small", 1.0), ("large", 0.1)):
         made = artifact(name, drawn, weakness=weakness, ms=1.0, seed=seed)
-        sides[name] = answered(made.answers, drawn.images, made.table, fit_alignment(made.table, CLASSES))
+        sides[name] = answered(made.answers, drawn.views, made.table, fit_alignment(made.table, CLASSES))
     return AnswerSet(sides, drawn.truths, CLASSES)
 
 
@@ -41,8 +41,8 @@ def fixed() -> AnswerSet:
 
 @pytest.fixture(scope="module")
 def gain(fixed: AnswerSet) -> GainModel:
-    fast, larger = (fixed.sides[name] for name in ("small", "large"))
-    return fit_gain(fast.features, swap_influences(fast.table, larger.table), seed=0).model
+    labels = swap_influences(fixed.ranking(("small", "large"), "replace"))
+    return fit_gain(fixed.sides["small"].features, labels, seed=0).model
 
 
 def test_certified_choices_rarely_exceed(
