@@ -31,12 +31,11 @@ from search.artifacts import (
     some_frames,
 )
 from search.asking import FrameFiles
-from search.candidates import kept
 from search.finishing import weights_for
 from search.measure import LoadedSplit, place, predictions, truths_of, unmeasured
 from search.run_folder import write_text
 from search.space import Architecture
-from search.steps import augment_of, judged_images, read_candidates, space_of
+from search.steps import augment_of, judged_images, kept_candidates, space_of
 from search.targets import targets_of
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def export(context: Context) -> list[Path]:
     """Export each kept architecture in every precision."""
     settings, folder = context.settings, context.folder
     root = folder.root / "export"
-    chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
+    chosen = kept_candidates(context)
     for left in root.glob(".making-*"):  # by a run that was stopped
         rmtree(left)
     exporter = _Exporter(context)

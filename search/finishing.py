@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 
 from model_repo.publish import file_digest
 from search.artifacts import cores
-from search.candidates import kept
 from search.run_folder import RunError
 from search.space import Architecture
-from search.steps import augment_of, read_candidates, space_of, weights_of
+from search.steps import augment_of, kept_candidates, space_of, weights_of
 
 if TYPE_CHECKING:
     from search.pipeline import Context
@@ -42,7 +41,7 @@ def finish(context: Context) -> list[Path]:
     if settings.finish_minutes is None and settings.finish_steps is None:
         return []
     space, shared = space_of(context), weights_of(context)
-    chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
+    chosen = kept_candidates(context)
     archs = [Architecture.parse(candidate.architecture) for candidate in chosen]
     shares = shares_of([space.cost(arch).macs for arch in archs])
     config = TrainConfig(

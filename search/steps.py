@@ -235,7 +235,7 @@ def explore(context: Context) -> list[Path]:
     )
     predictor = folder.path("explore", "predictor.json")
     write_text(predictor, error.model_dump_json(indent=2) + "\n")
-    images = judged_images(context)
+    images, named = judged_images(context), _named(settings, space)
     journal = Journal(folder.path("explore", "candidates.jsonl"))
     with Evaluation(judge_of(context, images), settings.workers) as evaluate:
         done = run_explore(
@@ -244,16 +244,28 @@ def explore(context: Context) -> list[Path]:
             evaluate,
             latency_ms,
             journal,
-            budget=settings.candidates,
+            budget=len(named) or settings.candidates,
             images=len(images),
             seed=settings.seed,
-            population=settings.population,
-            known_good=[Architecture.parse(name) for name in _favoured(settings, space)],
+            population=max(settings.population, len(named)),
+            known_good=named or [Architecture.parse(name) for name in _favoured(settings, space)],
             minutes=settings.explore_minutes,
             progress=context.progress,
         )
     context.say(f"  {evaluated_summary(done)}")
     return [folder.root / "explore" / "latency_table.json", predictor, journal.path]
+
+
+def _named(settings: Settings, space: Space) -> list[Architecture]:
+    """Return the subnets that are evaluated in place of a search, none for a search."""
+    try:
+        archs = [Architecture.parse(name) for name in dict.fromkeys(settings.subnets or ())]
+    except ValueError as error:
+        raise RunError(f"subnets: {error}") from error
+    for arch in archs:
+        if arch not in space:
+            raise RunError(f"subnets: {arch.name} is not in the search space")
+    return archs
 
 
 def _strategy(settings: Settings, space: Space, latency_ms: Latency) -> Strategy:
@@ -284,6 +296,14 @@ def read_candidates(context: Context) -> list[Candidate]:
     """Return every candidate that step `explore` evaluated."""
     lines = (context.folder.root / "explore" / "candidates.jsonl").read_text().splitlines()
     return [Candidate.model_validate_json(line) for line in lines]
+
+
+def kept_candidates(context: Context) -> list[Candidate]:
+    """Return the candidates that go on, cheapest first: those that were named, or the best that were found."""
+    settings, candidates = context.settings, read_candidates(context)
+    if settings.subnets is not None:
+        return sorted(candidates, key=lambda one: (one.latency_ms, one.architecture))
+    return kept(candidates, settings.keep, max_trail=settings.max_trail)
 
 
 def judged_images(context: Context) -> tuple[int, ...]:
