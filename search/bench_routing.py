@@ -26,7 +26,7 @@ from model_repo.latency import RuntimeName
 from model_repo.publish import Repository, file_digest
 from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import default_runtime, make_engine
-from model_repo.scoring import MatchTable, Ranking, mean_precision
+from model_repo.scoring import Ranking, mean_precision
 from search.align import calibration_error, reliability
 from search.answers import AnswerSet, answered
 from search.artifacts import cores

@@ -49,7 +49,7 @@ QUANTIZATION_FRAMES = 32
 
 def export(context: Context) -> list[Path]:
     """Export each kept architecture in every precision."""
-    settings, folder = context.settings, context.folder
+    folder = context.folder
     root = folder.root / "export"
     chosen = kept_candidates(context)
     for left in root.glob(".making-*"):  # by a run that was stopped

@@ -299,7 +299,7 @@ def read_candidates(context: Context) -> list[Candidate]:
 
 
 def kept_candidates(context: Context) -> list[Candidate]:
-    """Return the candidates that go on, cheapest first: those that were named, or the best that were found."""
+    """Return the candidates that go on, cheapest first: those named, or the best that were found."""
     settings, candidates = context.settings, read_candidates(context)
     if settings.subnets is not None:
         return sorted(candidates, key=lambda one: (one.latency_ms, one.architecture))
