@@ -133,6 +133,8 @@ def _seen(ground: Ground, faults: Sequence[Fault], say: Callable[[str], None]) -
     watching = ground.run.prometheus
     for fault in faults:
         keys = [(alert.name, alert.windows) for alert in alerts(SCALE) if alert.name in fault.alerts]
+        if rung := sorted({name for name, _ in watching.ringing(keys)}):
+            say(f"… until {', '.join(rung)} are silent")
         watching.quiet(keys, _QUIET_S)
         say(fault.name)
         for seen in watching.watch(keys, lambda fault=fault: fault.make(ground)):  # type: ignore[misc]  # a lambda's default has no type

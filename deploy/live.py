@@ -197,9 +197,13 @@ class Prometheus:
 
     def quiet(self, keys: Iterable[Key], most_s: float) -> None:
         """Wait until alerts that an earlier fault raised are silent, for so long at most."""
-        awaited, give_up_s = set(keys), time.monotonic() + most_s
-        while awaited & {firing.key for firing in self.firing()} and time.monotonic() < give_up_s:
+        awaited, give_up_s = tuple(keys), time.monotonic() + most_s
+        while self.ringing(awaited) and time.monotonic() < give_up_s:
             time.sleep(_POLL_S)
+
+    def ringing(self, keys: Iterable[Key]) -> set[Key]:
+        """Return those of some alerts that fire now."""
+        return set(keys) & {firing.key for firing in self.firing()}
 
     def _made(self, alert: Alert, fault: _Since, after_s: float) -> Made | None:
         """Return what there was of the share that an alert watches before a fault and in a time after it.
