@@ -157,9 +157,9 @@ def _moments(detector: PlainDetector, dataset: Dataset, seed: int) -> dict[str, 
         part = range(start, min(start + _BATCH, len(store.images)))
         detector(pixels_from(store.batch(part, detector.resolution_wh)))
     out = {}
-    for name, (count, total, squares) in sums.items():
-        mean = total / count
-        spread = (squares / count - mean.square()).clamp_min(0.0).sqrt()
+    for name, (values, total, squares) in sums.items():
+        mean = total / values
+        spread = (squares / values - mean.square()).clamp_min(0.0).sqrt()
         out[name] = _Moments(mean.float(), spread.float())
     return out
 

@@ -149,6 +149,7 @@ def train(context: Context) -> list[Path]:
     from search.weights import read_supernet
 
     settings, space = context.settings, space_of(context)
+    _named(settings, space)  # what cannot be explored is said before an hour of training
     if settings.weights is not None:
         found = read_supernet(Path(settings.weights)).space
         if found != space:

@@ -186,7 +186,8 @@ def test_a_ranking_scores_any_choice_as_sorting_it_anew_would(seed: int, levels:
     tables = []
     for jitter in (1.0, 4.0, 12.0):
         truths, answers = _scene(seed, 12, jitter)
-        coarse = [each.with_score(np.ceil(each.score * levels) / np.float32(levels)) for each in answers]
+        steps = np.float32(levels)
+        coarse = [each.with_score(np.ceil(each.score * steps) / steps) for each in answers]
         tables.append(match(truths, coarse, CLASSES))
     choice, weights = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
     ranking = Ranking(tables)

@@ -15,6 +15,7 @@ from search.export import export_onnx
 from search.quantize import quantize
 from search.recover import recover
 from search.run_folder import RunError
+from search.supernet.blocks import ElasticBlock
 from search.supernet.model import Supernet
 from search.supernet.plain import PlainDetector
 from tests.search.rectangles import TINY, tiny_dataset
@@ -87,9 +88,15 @@ def test_kernels_come_back_as_long_as_fresh_ones(
 ) -> None:
     """A norm forgets its kernel's length, the learning rate does not: it is a fresh kernel's."""
     file = export_onnx(published, published.resolution_wh, tmp_path / "m.onnx").path
-    mine = recover(file, dataset).supernet().backbone.get_submodule("stages.2.0").merged_kernel(16, 24)
-    fresh = Supernet(TINY, 0).backbone.get_submodule("stages.2.0").merged_kernel(16, 24)
-    assert 0.7 < float((mine.norm() / fresh.norm()).detach()) < 1.4
+    blocks = [
+        supernet.backbone.get_submodule("stages.2.0")
+        for supernet in (recover(file, dataset).supernet(), Supernet(TINY, 0))
+    ]
+    lengths = []
+    for block in blocks:
+        assert isinstance(block, ElasticBlock)
+        lengths.append(float(block.merged_kernel(16, 24).norm().detach()))
+    assert 0.7 < lengths[0] / lengths[1] < 1.4
 
 
 def test_a_file_that_no_search_made_is_refused_by_name(dataset: Dataset, tmp_path: Path) -> None:
