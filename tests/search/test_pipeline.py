@@ -184,12 +184,12 @@ def test_named_subnets_go_on_in_place_of_a_search(given: Path, tmp_path: Path) -
     to_the_end(arguments(given, out, *chosen, "--keep", "2", "--max-trail", "0.001", "--until", "finish"))
     assert [row["architecture"] for row in _without_times(out)] == names
     assert all(row["finished"] for row in _without_times(out))
-    assert {path.name for path in (out / "finish").iterdir()} == set(names)
+    assert {path.parent.name for path in (out / "finish").glob("*/weights.pt")} == set(names)
 
+    wrong = ("--subnet", "r64-d1.1.1.1-w8.8.16.16-n8-h1", "--subnet", names[0])
     unknown = subprocess.run(
-        arguments(given, tmp_path / "other", "--subnet", "r64-d1.1.1.1-w8.8.16.16-n8-h1", "--subnet", names[0]),
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        arguments(given, tmp_path / "other", *wrong), capture_output=True, text=True, timeout=200, check=False
+    )
     assert unknown.returncode == 2
     assert "r64-d1.1.1.1-w8.8.16.16-n8-h1 is not in the search space" in unknown.stderr
     assert not (tmp_path / "other" / "train" / "weights.pt").exists()
