@@ -72,10 +72,11 @@ wire: $(VENV)/.dev ## Make the gRPC stubs again from their .proto files
 
 bench: bench-models bench-serving bench-monitoring ## Measure every claim on the demo frontier, in three parts
 
-bench-models: $(VENV)/.dev build/conveyor/.rendered build/calibrated/.rendered build/pool/.rendered ## Claims about models and routing
+bench-models: $(VENV)/.dev build/conveyor/.rendered build/calibrated/.rendered build/pool/.rendered build/apart/.rendered ## Claims about models and routing
 	$(BIN)/python -m search bench difficulty --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench cascade --repo model_repo --data build/conveyor
 	$(BIN)/python -m search bench routing --repo model_repo --data build/calibrated --pool build/pool
+	$(BIN)/python -m search bench scales --data build/apart --out build/scales
 	$(BIN)/python -m search bench drift --repo model_repo --data build/conveyor
 
 bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway under load, on two cores (40 minutes)
@@ -88,7 +89,7 @@ bench-serving: $(VENV)/.dev build/conveyor/.rendered ## Claims about the gateway
 	$(BIN)/python -m loadtest bench adaptation --repo model_repo --frames build/conveyor/test
 	$(BIN)/python -m loadtest bench republish --repo model_repo --frames build/conveyor/test
 
-bench-monitoring: $(VENV)/.dev .venv-triton/.ready system build/conveyor/.rendered ## Claims about alerts and the board (15 minutes)
+bench-monitoring: $(VENV)/.dev .venv-triton/.ready system build/conveyor/.rendered ## Claims about alerts and the board (14 minutes)
 	$(BIN)/python -m deploy.bench_monitoring --repo model_repo --frames build/conveyor/test
 
 peers: $(VENV)/.dev build/conveyor/.rendered ## The gateway beside other servers, on two cores (25 minutes, and 5 to install them)
@@ -104,6 +105,10 @@ build/conveyor/.rendered: $(VENV)/.dev
 
 build/calibrated/.rendered: $(VENV)/.dev
 	$(BIN)/python -m search render --out build/calibrated --frames calib=9000,test=800 --seed 7
+	touch $@
+
+build/apart/.rendered: $(VENV)/.dev
+	$(BIN)/python -m search render --out build/apart --frames train=3000,calib=1500,test=800 --seed 7
 	touch $@
 
 build/pool/.rendered: $(VENV)/.dev

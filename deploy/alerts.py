@@ -8,15 +8,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deploy.shares import Share
+
 FEWEST_DECISIONS = 200
 _STREAMED = 'protocol=~"websocket|grpc-stream|udp"'
+
+_SENT_ON = Share(
+    "30m",
+    limit=0.2,
+    fault=0.4,
+    bad="sum by (plan) (rate(paretogate_escalations_total[<w>]))",
+    total="sum by (plan) (rate(paretogate_escalation_decisions_total[<w>]))",
+    expected="max by (plan) (paretogate_escalation_share_expected)",
+)
+_DROPPED = Share(
+    "15m",
+    limit=0.5,
+    fault=0.75,
+    bad=f'sum by (protocol) (rate(paretogate_requests_total{{outcome="superseded", {_STREAMED}}}[<w>]))',
+    total=f"sum by (protocol) (rate(paretogate_arrivals_total{{{_STREAMED}}}[<w>]))",
+)
+_LOST = Share(
+    "15m",
+    limit=0.05,
+    fault=0.1,
+    bad='sum(rate(paretogate_udp_frames_total{fate="incomplete"}[<w>]))',
+    total="sum(rate(paretogate_udp_frames_total[<w>]))",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A condition of PromQL, for how long it has to hold, and how soon it is known.
 
-    fault: for which fault the stated time is. needs_s: what the ranges in `expr` need on that fault;
+    fault: for which fault the stated time is. share: what `expr` watches, where that is a share in a window;
     settles_s: what the gateway's own averages need, which no shorter window makes shorter.
     """
 
@@ -27,7 +52,7 @@ class Condition:
     summary: str
     description: str
     fault: str
-    needs_s: float = 0.0
+    share: Share | None = None
     settles_s: float = 0.0
 
 
@@ -78,16 +103,16 @@ CONDITIONS = (
         "ParetogateEscalationDrift",
         "warning",
         "abs("
-        "paretogate:escalation:share30m"
-        " - on (plan) group_left () max by (plan) (paretogate_escalation_share_expected)"
-        ") > 0.2 and on (plan)"
+        f"paretogate:escalation:share{_SENT_ON.window}"
+        f" - on (plan) group_left () {_SENT_ON.expected}"
+        f") > {_SENT_ON.limit:g} and on (plan)"
         f" sum by (plan) (increase(paretogate_escalation_decisions_total[<30m>])) > {FEWEST_DECISIONS}",
         300,
         "Plan {{ $labels.plan }} sends on a share of frames that is {{ $value | humanizePercentage }} away"
         " from calibration's.",
         "Over half an hour, with 200 decisions at least: costs and accuracy are not those published.",
         "a plan's share moves by 0.4",
-        needs_s=900,
+        share=_SENT_ON,
     ),
     Condition(
         "ParetogateDrift",
@@ -123,25 +148,23 @@ CONDITIONS = (
     Condition(
         "ParetogateStreamDrops",
         "warning",
-        f'sum by (protocol) (rate(paretogate_requests_total{{outcome="superseded", {_STREAMED}}}[<15m>]))'
-        f" / sum by (protocol) (rate(paretogate_arrivals_total{{{_STREAMED}}}[<15m>])) > 0.5",
+        f"{_DROPPED.expr} > {_DROPPED.limit:g}",
         300,
         "{{ $value | humanizePercentage }} of the frames over {{ $labels.protocol }} are not looked at.",
         "On a stream the newest frame wins, so results are fresh, but cameras send more than twice what can"
         " be answered.",
         "three of four frames are dropped",
-        needs_s=600,
+        share=_DROPPED,
     ),
     Condition(
         "ParetogateUdpFramesLost",
         "warning",
-        'sum(rate(paretogate_udp_frames_total{fate="incomplete"}[<15m>]))'
-        " / sum(rate(paretogate_udp_frames_total[<15m>])) > 0.05",
+        f"{_LOST.expr} > {_LOST.limit:g}",
         300,
         "{{ $value | humanizePercentage }} of the frames over UDP lack datagrams.",
         "Datagrams were lost between the cameras and the gateway; a frame that lacks one is not looked at.",
         "one frame in ten loses a datagram",
-        needs_s=450,
+        share=_LOST,
     ),
     Condition(
         "ParetogateChallengerStopped",

@@ -15,12 +15,15 @@ from pathlib import Path
 import yaml
 
 from deploy import slo
-from deploy.alerts import CONDITIONS
+from deploy.alerts import CONDITIONS, Condition
+from deploy.shares import Made, Share, reached_s
 
 RULES = Path(__file__).parent / "prometheus" / "rules.yml"
 RUNBOOK_URL = "deploy/RUNBOOK.md"
 # Between two scrapes, and between two evaluations: as in prometheus.yml.
 INTERVAL_S = 5.0
+# Of evaluations in the shortest `for` of production.
+_LEAST_TURNS = 3
 _UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 _RANGE = re.compile(r"<(\d+[smhd])>")
 # Windows of days are long to sum up and move slowly.
@@ -35,7 +38,7 @@ Json = dict[str, object]
 class Alert:
     """An alert as Prometheus evaluates it; fires_within_s: on the fault `fault`, the stated time.
 
-    spends_s: of it, the part in which bad events add up; slo: the objective that they are of.
+    share: what it watches, where that is a share in a window; window_s: that window, as long as it is here.
     """
 
     name: str
@@ -47,12 +50,17 @@ class Alert:
     fault: str
     fires_within_s: float
     windows: str = ""
-    slo: str = ""
-    spends_s: float = 0.0
+    share: Share | None = None
+    window_s: float = 0.0
 
-    def within_s(self, share: float) -> float:
-        """Return the stated time where a fault makes a share of what was asked before it bad."""
-        return self.fires_within_s + self.spends_s * (1.0 / share - 1.0)
+    def within_s(self, made: Made) -> float:
+        """Return the stated time of a fault that makes this of the share, see `deploy.shares`."""
+        if self.share is None:
+            return self.fires_within_s
+        stated_s, real_s = (
+            reached_s(self.window_s, self.share.limit, one) for one in (self.share.stated, made)
+        )
+        return self.fires_within_s + real_s - stated_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,9 @@ class Group:
 class Scale:
     """How production's times become those of a test.
 
-    factor: of every range, `for` and interval. interval_s: between scrapes, and between evaluations.
+    factor: of every range, `for` and interval. interval_s: between scrapes, and between evaluations. A `for`
+    stays as long as `_LEAST_TURNS` evaluations: it says that one scrape that fails is no fault, and a shorter
+    one would say so no more.
     """
 
     factor: float = 1.0
@@ -86,6 +96,10 @@ class Scale:
     def duration(self, text: str) -> str:
         """Return a duration of production as it is here, in Prometheus' notation."""
         return written(seconds(text) * self.factor)
+
+    def held_s(self, for_s: float) -> float:
+        """Return how long a condition that holds for so long in production has to hold here."""
+        return max(for_s * self.factor, min(for_s / INTERVAL_S, _LEAST_TURNS) * self.interval_s)
 
     def expression(self, template: str, window: str = "") -> str:
         """Return a template's expression with its ranges; `<w>` is `window`."""
@@ -217,9 +231,11 @@ def _burns(scale: Scale) -> tuple[Alert, ...]:
 
 
 def _burn(scale: Scale, objective: slo.Objective, burn: slo.Burn) -> Alert:
-    limit = round(burn.factor * objective.allowed, 12)
+    limit = slo.limit(objective, burn)
     selector = f'{{slo="{objective.name}"}}'
     waits_s = _SELDOM_S if _seldom(burn.long) else 0.0
+    share = slo.share(objective, burn)
+    window_s = seconds(burn.long) * scale.factor
     return Alert(
         objective.alert,
         burn.severity,
@@ -232,32 +248,44 @@ def _burn(scale: Scale, objective: slo.Objective, burn: slo.Burn) -> Alert:
         f" {100 * objective.allowed:g} % that may be: the error budget of {slo.PERIOD} is gone within"
         f" {written(seconds(slo.PERIOD) / burn.factor)}. {objective.meaning}",
         "no request is good any more",
-        _stated(scale, (seconds(burn.long) * limit + waits_s) * scale.factor, 0.0),
+        _stated(scale, reached_s(window_s, limit, share.stated) + waits_s * scale.factor),
         f"{burn.long}/{burn.short}",
-        objective.name,
-        seconds(burn.long) * limit * scale.factor,
+        share,
+        window_s,
     )
 
 
 def _conditions(scale: Scale) -> tuple[Alert, ...]:
-    return tuple(
-        Alert(
-            one.alert,
-            one.severity,
-            scale.expression(one.expr),
-            one.for_s * scale.factor,
-            one.summary,
-            one.description,
-            one.fault,
-            _stated(scale, (one.for_s + one.needs_s) * scale.factor, one.settles_s),
-        )
-        for one in CONDITIONS
+    return tuple(_condition(scale, one) for one in CONDITIONS)
+
+
+def _condition(scale: Scale, one: Condition) -> Alert:
+    for_s, window_s, needs_s = scale.held_s(one.for_s), 0.0, 0.0
+    if one.share is not None:
+        window_s = seconds(one.share.window) * scale.factor
+        needs_s = reached_s(window_s, one.share.limit, one.share.stated)
+    return Alert(
+        one.alert,
+        one.severity,
+        scale.expression(one.expr),
+        for_s,
+        one.summary,
+        one.description,
+        one.fault,
+        _stated(scale, needs_s + for_s + one.settles_s),
+        share=one.share,
+        window_s=window_s,
     )
 
 
-def _stated(scale: Scale, windows_s: float, settles_s: float) -> float:
-    """Return the stated time: a fault is scraped, recorded and judged one interval after the other."""
-    return windows_s + settles_s + 4 * scale.interval_s
+def _stated(scale: Scale, needs_s: float) -> float:
+    """Return the stated time of a condition that needs so long from its fault on, `for` included.
+
+    Each of these comes up to one interval after the one before it: the scrape that sees the fault, the rule
+    that records it, the alert that reads what is recorded, and the evaluation at which `for`, or the limit of
+    a share, turns out to have passed.
+    """
+    return needs_s + 4 * scale.interval_s
 
 
 def _group(group: Group) -> Json:

@@ -9,8 +9,8 @@ after the fault does (the multiwindow, multi-burn-rate alert of the SRE Workbook
     fires where burn > factor in the long and in the short window
 
 A fault that makes the share e of all events bad, after a long time without one, fires after
-long · factor · (1 - target) / e. Where next to nobody asks, one bad event would be a large share: fewer than
-`LEAST_BAD` in the long window say nothing.
+long · factor · (1 - target) / e, see `deploy.shares`. Where next to nobody asks, one bad event would be a
+large share: fewer than `LEAST_BAD` in the long window say nothing.
 
 Ranges stand in angle brackets, `<1h>`, so that `deploy.rules` can shorten them all by one factor.
 """
@@ -18,6 +18,8 @@ Ranges stand in angle brackets, `<1h>`, so that `deploy.rules` can shorten them 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from deploy.shares import Share
 
 PROMISE_S = 0.05
 """The budget of requests that bring none; an edge of `router.metrics.BUCKETS_S`."""
@@ -110,3 +112,13 @@ OBJECTIVES = (
         " load.",
     ),
 )
+
+
+def limit(objective: Objective, burn: Burn) -> float:
+    """Return the share of bad events at which a pair of windows makes an alert."""
+    return round(burn.factor * objective.allowed, 12)
+
+
+def share(objective: Objective, burn: Burn) -> Share:
+    """Return what a burn-rate alert watches in its long window; the fault is that no event is good."""
+    return Share(burn.long, limit(objective, burn), 1.0, f"({objective.bad})", f"({objective.total})")

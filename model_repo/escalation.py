@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import cv2
@@ -73,10 +74,29 @@ _ANSWER = TOP_BOXES + len(_LEVELS)
 _COUNTED = FEATURES.index("fine_sharpness") + 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameView:
+    """What features need of a frame itself: its size in pixels, and its `image_statistics`, float32 [4]."""
+
+    width: int
+    height: int
+    statistics: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, image: NDArray[np.uint8]) -> FrameView:
+        """Look at a decoded frame, uint8 [h, w, 3]."""
+        return cls(image.shape[1], image.shape[0], image_statistics(image))
+
+
 def features(aligned: Detections, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Describe a fast answer and its frame, decoded, uint8 [h, w, 3], as `view_features` does."""
+    return view_features(aligned, FrameView.of(image))
+
+
+def view_features(aligned: Detections, view: FrameView) -> NDArray[np.float32]:
     """Describe a fast answer and its frame by the numbers named in FEATURES, float32 [len(FEATURES)].
 
-    aligned: the answer under aligned scores, in the pixels of `image`, the decoded frame, uint8 [h, w, 3].
+    aligned: the answer under aligned scores, in the pixels of the frame that `view` is of.
 
     1. The best 25 scores, zero where there are fewer; how many scores reach each of ten levels.
     2. The sum of scores; the sum of score·(1 − score), alone and as a share of it.
@@ -109,8 +129,8 @@ def features(aligned: Detections, image: NDArray[np.uint8]) -> NDArray[np.float3
             out[_ANSWER + 3 : _ANSWER + 9] = _arrangement(
                 log_side[:strong], overlap[:strong, :strong], score[:strong], aligned.label[best[:strong]]
             )
-        out[_COUNTED:] = _counted(xyxy, score, log_wh, log_side, overlap, image.shape)
-    out[_ANSWER + 9 : _COUNTED] = image_statistics(image)
+        out[_COUNTED:] = _counted(xyxy, score, log_wh, log_side, overlap, view)
+    out[_ANSWER + 9 : _COUNTED] = view.statistics
     return out
 
 
@@ -170,10 +190,10 @@ def _counted(
     log_wh: NDArray[np.float32],
     log_side: NDArray[np.float32],
     overlap: NDArray[np.float32],
-    shape: tuple[int, ...],
+    view: FrameView,
 ) -> NDArray[np.float32]:
     """Return how many of the boxes [k], best first, lie at each knot of the score and at each other knot."""
-    height, width = shape[:2]
+    height, width = view.height, view.width
     count = len(score)
     values = np.empty((len(_HATS), count), dtype=np.float32)
     values[0] = score

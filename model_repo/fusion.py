@@ -36,10 +36,10 @@ def _weighted_boxes(fast: Detections, escalated: Detections) -> Detections:
     score = np.concatenate((escalated.score, fast.score)) * np.float32(0.5)
     label = np.concatenate((escalated.label, fast.label))
     keep = np.ones(len(score), dtype=np.bool_)
-    for i in np.argsort(-escalated.score, kind="stable"):
-        if not overlap.shape[1]:
-            break
-        j = int(np.argmax(overlap[i]))
+    # Only rows that overlap enough can find a partner: the loop visits those alone.
+    paired = np.flatnonzero((overlap >= _SAME_OBJECT_IOU).any(axis=1))
+    for i in paired[np.argsort(-escalated.score[paired], kind="stable")]:
+        j = int(overlap[i].argmax())
         if overlap[i, j] < _SAME_OBJECT_IOU:
             continue
         a, b = float(escalated.score[i]), float(fast.score[j])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.latency import Histogram, mixture_pmf, quantile_of_pmf_ms, sum_pmf
-from model_repo.scoring import MatchTable, Score, mix, score_table
+from model_repo.scoring import Ranking, mean_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,11 @@ def plan_cost(decode: Histogram, stages: Sequence[Histogram], reach: Sequence[fl
 
 @dataclass(frozen=True, slots=True)
 class PlanScore:
-    """Accuracy of a plan on one split and the share of frames that reached each stage after the first."""
+    """mAP@[.5:.95] and mAP@.5 of a plan on one split, and the share of frames that reached each stage after
+    the first."""
 
-    score: Score
+    map: float
+    map50: float
     escalated: tuple[float, ...]
 
 
@@ -49,10 +51,12 @@ def escalate(gains: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     return np.asarray(gains >= threshold)
 
 
-def score_stages(tables: Sequence[MatchTable], ends: NDArray[np.int64]) -> PlanScore:
-    """Score a plan: `tables[k]` holds the answers in hand after stage k, `ends` [n] where each frame ends."""
-    reached = tuple(float((ends >= k).mean()) for k in range(1, len(tables)))
-    return PlanScore(score_table(mix(tables, ends)), reached)
+def score_stages(in_hand: Ranking, ends: NDArray[np.int64]) -> PlanScore:
+    """Score a plan: `in_hand` ranks the answers in hand after each stage, `ends` [n] is where frames end."""
+    counts = in_hand.once(ends)
+    precision = in_hand.per_class_precision(counts)
+    reached = tuple(float((ends >= k).mean()) for k in range(1, len(counts)))
+    return PlanScore(mean_of(precision), mean_of(precision[:, :1]), reached)
 
 
 def threshold_for_share(gains: NDArray[np.float32], share: float) -> float:

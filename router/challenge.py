@@ -9,7 +9,8 @@ them learns never moves the other. Whether the challenger has to do with a frame
              every request, and ends between two stages once a request waits.
 
 A challenger whose models fail several times in a row is stopped: nothing goes to it until another manifest
-takes its place or an administrator sets its share again. So is one whose classes are not the champion's.
+takes its place or an administrator sets its share again. So is one whose classes are not the champion's. A
+full queue is load and no failure, though the frame goes to the champion.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from model_repo.agreement import disagreement
-from model_repo.runtime.engine import EngineError
+from model_repo.runtime.engine import EngineBusy, EngineError
 from router.admission import Shed
 from router.arm_metrics import ArmMetrics
 from router.arms import CHALLENGER, CHAMPION, ArmName, Mode, place_of, salt_of
 from router.budget import Clock, Deadline
 from router.engines import ServedPoint
-from router.errors import EngineFailed, MalformedRequest
+from router.errors import EngineFailed, EngineFull, MalformedRequest
 from router.execution import Answer, Frame, Job, Worked
 from router.planner import Refusal
 from router.serving import Serving
@@ -174,18 +175,21 @@ class Challenge:
     ) -> None:
         """Tell what the challenger made of a frame; where its models failed, have the champion answer.
 
-        Where the champion fails as well it is the engine that is ill, and the challenger is not blamed.
+        Where the champion fails as well it is the engine that is ill, and the challenger is not blamed; nor
+        is it where the engine was only full.
         """
         if not isinstance(outcome, EngineFailed):
             then(outcome)
             return
+        blamed = not isinstance(outcome, EngineFull)
         if not self._champion.grants(asked.wishes):
-            challenger.health.failed()
+            if blamed:
+                challenger.health.failed()
             then(outcome)
             return
 
         def judged(second: Answer | Shed | Exception) -> None:
-            if not isinstance(second, EngineFailed):
+            if blamed and not isinstance(second, EngineFailed):
                 _LOG.warning("the challenger failed on a frame, it went to the champion: %s", outcome)
                 challenger.health.failed()
             then(second)
@@ -239,12 +243,12 @@ class Challenge:
 
         try:
             worked, differ = await pool.call(work, (BEHIND_ALL, clock.now_ns()))
+        except (EngineBusy, PoolClosed):
+            self.metrics.ended(CHALLENGER, "dropped")
         except EngineError as error:
             _LOG.warning("the challenger failed on a frame that it looked at: %s", error)
             challenger.health.failed()
             self.metrics.ended(CHALLENGER, "failed")
-        except PoolClosed:
-            self.metrics.ended(CHALLENGER, "dropped")
         else:
             self._learn(challenger, worked, differ, told)
         finally:

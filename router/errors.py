@@ -19,6 +19,7 @@ RouterError
   Unavailable             the gateway is at fault; the same request may succeed later
     NotReady              models are loading, the engine is down, or the gateway drains
     EngineFailed          the engine did not run the model
+      EngineFull          as much is waiting as it takes, and it is well
 
 Shedding under load is no error but a value, `router.admission.Shed`. Each edge maps the tree to its own
 protocol exactly once: `router.problems` to RFC 9457, `router.grpc_reply` to gRPC statuses.
@@ -179,3 +180,7 @@ class EngineFailed(Unavailable):
 
     slug = "engine-failed"
     title = "The inference engine failed"
+
+
+class EngineFull(EngineFailed):
+    """As much is waiting as the inference engine takes; for the sender a failure like any other."""

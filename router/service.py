@@ -29,6 +29,7 @@ from router.engines import ServedPoint
 from router.errors import (
     BrokenImage,
     EngineFailed,
+    EngineFull,
     NotReady,
     TooLarge,
     UnmeetableBudget,
@@ -373,9 +374,10 @@ class Service:
             failure = _REJECTIONS[type(error)](str(error))
         elif isinstance(error, EngineError):
             self._count(serving, "failed")
-            if serving.arm == CHAMPION and not isinstance(error, EngineBusy):
+            full = isinstance(error, EngineBusy)
+            if serving.arm == CHAMPION and not full:
                 serving.health.failed()
-            failure = EngineFailed(str(error))
+            failure = EngineFull(str(error)) if full else EngineFailed(str(error))
         if failure is not error:
             # It holds the worker's frames, and with them images, in a circle through the ticket.
             failure.__cause__ = error.with_traceback(None)

@@ -91,6 +91,10 @@ ObjectiveName = Annotated[
     typer.Option("--objective", help="what accuracy means: mAP@[.5:.95], or best F1 at IoU 0.5 [map]"),
 ]
 Candidates = Annotated[int | None, typer.Option(help="subnets to evaluate [240]")]
+Named = Annotated[
+    list[str] | None,
+    typer.Option("--subnet", help="evaluate and keep just these, by name, instead of searching; repeat it"),
+]
 Population = Annotated[int | None, typer.Option(help="subnets per generation [24]")]
 ExploreMinutes = Annotated[float | None, typer.Option(help="start no candidate after this time [no limit]")]
 SearchImages = Annotated[int | None, typer.Option(help="validation images to judge candidates on [128]")]
@@ -157,6 +161,7 @@ def run(
     algorithm: AlgorithmName = None,
     latency_weight: LatencyWeight = None,
     objective: ObjectiveName = None,
+    subnets: Named = None,
     candidates: Candidates = None,
     population: Population = None,
     explore_minutes: ExploreMinutes = None,
@@ -229,6 +234,7 @@ def explore(
     algorithm: AlgorithmName = None,
     latency_weight: LatencyWeight = None,
     objective: ObjectiveName = None,
+    subnets: Named = None,
     candidates: Candidates = None,
     population: Population = None,
     explore_minutes: ExploreMinutes = None,
@@ -324,6 +330,7 @@ app.command(rich_help_panel=_PUBLISHED)(tools.copy)
 app.command(rich_help_panel=_PUBLISHED)(tools.plans)
 app.command(rich_help_panel=_PUBLISHED)(tools.calibrate)
 app.command(rich_help_panel=_PUBLISHED)(tools.remeasure)
+app.command(rich_help_panel=_PUBLISHED)(tools.recover)
 
 
 def _do(

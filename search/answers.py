@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from model_repo.alignment import Alignment
 from model_repo.detections import Detections
-from model_repo.escalation import features
+from model_repo.escalation import FrameView, view_features
 from model_repo.frontier import Plan
 from model_repo.fusion import Fusion, fuse
 from model_repo.plans import escalate
-from model_repo.scoring import MatchTable, Truth, match, mix, subset
+from model_repo.scoring import MatchTable, Ranking, Truth, match, mix, subset
 from search.align import aligned_table
 
 
@@ -35,13 +35,13 @@ class Answered:
 
 def answered(
     detections: Sequence[Detections],
-    images: Sequence[NDArray[np.uint8]],
+    views: Sequence[FrameView],
     table: MatchTable,
     alignment: Alignment,
 ) -> Answered:
     """Align answers and describe each with its frame, as the router will."""
     aligned = tuple(alignment.apply(answer) for answer in detections)
-    rows = np.array([features(answer, image) for answer, image in zip(aligned, images, strict=True)])
+    rows = np.array([view_features(answer, view) for answer, view in zip(aligned, views, strict=True)])
     return Answered(aligned, aligned_table(table, alignment), rows.astype(np.float32))
 
 
@@ -50,7 +50,7 @@ class AnswerSet:
 
     def __init__(self, sides: dict[str, Answered], truths: Sequence[Truth], classes: int) -> None:
         self.sides, self.truths, self.classes = sides, truths, classes
-        self._in_hand: dict[tuple[tuple[str, ...], Fusion], list[MatchTable]] = {}
+        self._fused: dict[tuple[str, ...], tuple[tuple[Detections, ...], MatchTable]] = {}
 
     def part(self, images: NDArray[np.int64]) -> AnswerSet:
         """Return the answers on some of the images."""
@@ -59,22 +59,29 @@ class AnswerSet:
 
     def in_hand(self, variants: Sequence[str], fusion: Fusion) -> list[MatchTable]:
         """Return the matches of the answers in hand after each of the variants was asked, one by one."""
-        key = tuple(variants), fusion
-        if key not in self._in_hand:
-            self._in_hand[key] = self._matched(key[0], fusion)
-        return self._in_hand[key]
-
-    def _matched(self, variants: tuple[str, ...], fusion: Fusion) -> list[MatchTable]:
-        if len(variants) == 1:
-            return [self.sides[variants[0]].table]
-        before, last = self.in_hand(variants[:-1], fusion), self.sides[variants[-1]]
         if fusion == "replace":
-            return [*before, last.table]
-        fused = self.sides[variants[0]].detections
-        for name in variants[1:]:
-            both = zip(fused, self.sides[name].detections, strict=True)
-            fused = tuple(fuse(first, second, fusion) for first, second in both)
-        return [*before, match(self.truths, fused, self.classes)]
+            return [self.sides[name].table for name in variants]
+        return [self._after(tuple(variants[: k + 1]))[1] for k in range(len(variants))]
+
+    def ranking(self, variants: Sequence[str], fusion: Fusion) -> Ranking:
+        """Return the ranking of the answers in hand after each of the variants, to score many plans with."""
+        return Ranking(self.in_hand(variants, fusion))
+
+    def forget(self, variants: Sequence[str]) -> None:
+        """Let go of the fused answers after these variants: at thousands of frames they fill the memory."""
+        self._fused.pop(tuple(variants), None)
+
+    def _after(self, variants: tuple[str, ...]) -> tuple[tuple[Detections, ...], MatchTable]:
+        """Return the answers in hand after variants that are fused one by one, and their matches."""
+        last = self.sides[variants[-1]]
+        if len(variants) == 1:
+            return last.detections, last.table
+        if variants not in self._fused:
+            before, _ = self._after(variants[:-1])
+            both = zip(before, last.detections, strict=True)
+            fused = tuple(fuse(first, second, "wbf") for first, second in both)
+            self._fused[variants] = fused, match(self.truths, fused, self.classes)
+        return self._fused[variants]
 
     def ends(self, plan: Plan) -> NDArray[np.int64]:
         """Return at which stage each image ends, [n], by the plan's own rules, as the router decides."""

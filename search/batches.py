@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model_repo.frame import Letterbox
 from search.augment import AugmentConfig, Sample, augmented
 from search.data.coco import ImageRecord, Split
+from search.process import free_memory
 
 _ORDER, _CONTENT, _RESOLUTION = 1, 2, 3
 """Names of the random streams, so that none repeats another's numbers."""
@@ -25,23 +26,23 @@ _ORDER, _CONTENT, _RESOLUTION = 1, 2, 3
 
 class FramePool:
     """A split's frames, decoded once and kept, up to `cache_bytes`; beyond that they are decoded when asked
-    for.
+    for, which a mosaic of four pays four times: on small subnets it then costs more than the step.
 
     Args:
         split: the frames and their labels.
         long_side: frames whose long side is larger are scaled down to it, in pixels.
-        cache_bytes: how much memory decoded frames may take.
+        cache_bytes: how much memory decoded frames may take; None is half of what is free.
 
     Raises:
         ValueError: when the split is empty.
     """
 
-    def __init__(self, split: Split, *, long_side: int, cache_bytes: int = 6 << 30) -> None:
+    def __init__(self, split: Split, *, long_side: int, cache_bytes: int | None = None) -> None:
         if not split.images:
             raise ValueError(f"split {split.name!r} has no images")
         self._records = tuple(split.images)
         self._long_side = long_side
-        self._room = cache_bytes
+        self._room = free_memory() // 2 if cache_bytes is None else cache_bytes
         self._kept: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:

@@ -13,33 +13,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repo.detections import Detections
 from model_repo.escalation import GainModel, features
 from model_repo.frontier import Frontier, SplitName, Variant
 from model_repo.fusion import Fusion
 from model_repo.latency import RuntimeName
 from model_repo.publish import Repository, file_digest
-from model_repo.runtime.engine import Engine, answer_frame
+from model_repo.runtime.engine import Engine
 from model_repo.runtime.select import default_runtime, make_engine
-from model_repo.scoring import MatchTable, match, mean_precision, mix
-from search.align import aligned_table, calibration_error, reliability
-from search.answers import Answered, AnswerSet
+from model_repo.scoring import Ranking, mean_precision
+from search.align import calibration_error, reliability
+from search.answers import AnswerSet, answered
 from search.artifacts import cores
+from search.asking import ask
 from search.bench_certificate import LEAST_POOL, try_certificate
-from search.bench_scales import ScaleResult, scales
 from search.calibrate import check_classes
-from search.data.coco import Dataset, ImageRecord
+from search.data.coco import Dataset
 from search.difficulty import smallest_and_largest
 from search.gain import MIN_IMAGES, swap_influences
-from search.measure import truths_of
-from search.pairs import fit_pair
+from search.measure import loaded, matched
+from search.pairs import fit_pairs
 from search.rivals import BASELINES, RATES, REPORTED_RATE, Rival, RuleCurve, curve_of, priorities, rule_curves
 from search.routing import fit_images
 from search.routing_claims import AlignmentError, Difference, Interval, PairResult, RoutingResult
@@ -54,10 +52,10 @@ PairKey = tuple[str, str, Fusion]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """What variants answered: under aligned scores with features, and the matches of the raw scores."""
+    """What variants answered: under aligned scores with their features, and under raw ones with the same."""
 
     answers: AnswerSet
-    raw: dict[str, MatchTable]
+    raw: AnswerSet
 
 
 def routing(
@@ -75,7 +73,7 @@ def routing(
     set's classes are not the repository's, or when the pool is too small to stand for the truth.
     """
     frontier, runtime = repository.frontier, default_runtime()
-    models = _gain_models(frontier, runtime)
+    models = gain_models(frontier, runtime)
     if not models:
         raise RunError(f"{repository.root} publishes no plan of two stages for {runtime}")
     check_classes(repository, dataset)
@@ -94,14 +92,12 @@ def routing(
         engine.load(repository.root, variant)
     published = tuple(models)
     widest = _widest(ends, models)
-    calibration = None
-    if _can_fit(dataset):
-        calibration = ask_split(engine, ends, dataset, runtime, progress, split="calibration")
-        if widest is None:
-            fitted, _ = fit_images(len(calibration.answers.truths), seed)
-            made = fit_pair(ends[0].name, ends[1].name, calibration.answers.part(fitted), seed)
-            widest = (made.fast, made.larger, made.fusion)
-            models[widest] = made.gain.model
+    if widest is None and _can_fit(dataset):
+        calibration = ask_split(engine, ends, dataset, runtime, progress, split="calibration").answers
+        fitted, _ = fit_images(len(calibration.truths), seed)
+        (made,) = fit_pairs([(ends[0].name, ends[1].name)], calibration.part(fitted), seed)
+        widest = (made.fast, made.larger, made.fusion)
+        models[widest] = made.gain.model
     asked = ask_split(engine, variants, dataset, runtime, progress)
     progress.start("bootstrap", len(models))
     pairs = {}
@@ -123,8 +119,7 @@ def routing(
         pairs=tuple(pairs.values()),
         widest=None if widest is None else pairs[widest],
         on_pool=on_pool,
-        errors=tuple(_error(asked, name) for name in asked.raw),
-        scales=None if calibration is None else _scales(calibration, asked, ends, seed),
+        errors=tuple(_error(asked, name) for name in asked.raw.sides),
         half=_half(frontier, runtime, asked.answers, seed),
         decision_us=_decision_us(asked.answers, dataset, next(iter(models.items()))),
         certificate=certificate,
@@ -139,11 +134,6 @@ def _widest(ends: tuple[Variant, Variant], models: Mapping[PairKey, GainModel]) 
 def _can_fit(dataset: Dataset) -> bool:
     split = dataset.splits.get("calibration")
     return split is not None and len(split.images) >= MIN_IMAGES
-
-
-def _scales(calibration: Asked, asked: Asked, ends: tuple[Variant, Variant], seed: int) -> ScaleResult:
-    fitted, tested = ((part.raw[ends[0].name], part.raw[ends[1].name]) for part in (calibration, asked))
-    return scales(fitted, tested, asked.answers.classes, np.random.default_rng([seed, 0x5C]))
 
 
 def _largest_gap(pairs: Iterable[PairResult]) -> PairResult:
@@ -163,7 +153,7 @@ def _without(pool: Dataset, dataset: Dataset) -> Dataset:
     return replace(pool, splits={**pool.splits, "test": replace(split, images=others)})
 
 
-def _gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[PairKey, GainModel]:
+def gain_models(frontier: Frontier, runtime: RuntimeName) -> dict[PairKey, GainModel]:
     """Return the gain model of every pair that a published plan of two stages asks."""
     out: dict[PairKey, GainModel] = {}
     for plan in frontier.plans:
@@ -182,47 +172,26 @@ def ask_split(
     *,
     split: SplitName = "test",
 ) -> Asked:
-    """Answer a split frame by frame; a pool's frames would not fit into memory together."""
-    records = dataset.splits[split].images
-    alignments = {variant.name: variant.on(runtime).alignment for variant in variants}
-    progress.start(f"{len(variants)} models on {dataset.root.name}, {split}", len(records))
-
-    def ask(record: ImageRecord) -> list[tuple[Detections, Detections, NDArray[np.float32]]]:
-        image = record.frame()
-        out = []
-        for variant in variants:
-            raw = answer_frame(engine, variant, image).detections
-            aligned = alignments[variant.name].apply(raw)
-            out.append((raw, aligned, features(aligned, image)))
-        return out
-
-    rows = []
-    with ThreadPoolExecutor(engine.parallelism) as threads:
-        for row in threads.map(ask, records):
-            rows.append(row)
-            progress.advance(1)
-    truths, classes = truths_of(dataset, split), len(dataset.classes)
-    sides, raw_tables = {}, {}
-    for k, variant in enumerate(variants):
-        table = match(truths, [row[k][0] for row in rows], classes)
-        raw_tables[variant.name] = table
-        sides[variant.name] = Answered(
-            tuple(row[k][1] for row in rows),
-            aligned_table(table, alignments[variant.name]),
-            np.array([row[k][2] for row in rows]),
-        )
-    return Asked(AnswerSet(sides, truths, classes), raw_tables)
+    """Answer a split, and align and describe the answers."""
+    found, classes = loaded(dataset, split), len(dataset.classes)
+    progress.start(f"{len(variants)} models on {dataset.root.name}, {split}", len(found))
+    replies = ask(engine, variants, found.images, progress)
+    sides, raw_sides = {}, {}
+    for variant in variants:
+        raw = tuple(replies.detections[variant.name])
+        table = matched(found, raw, classes)
+        side = answered(raw, replies.views, table, variant.on(runtime).alignment)
+        sides[variant.name], raw_sides[variant.name] = side, replace(side, detections=raw, table=table)
+    return Asked(AnswerSet(sides, found.truths, classes), AnswerSet(raw_sides, found.truths, classes))
 
 
 def _ranked(
     answers: AnswerSet, key: PairKey, model: GainModel, seed: int
-) -> tuple[MatchTable, MatchTable, dict[Rival, list[NDArray[np.float64]]]]:
+) -> tuple[Ranking, dict[Rival, list[NDArray[np.float64]]]]:
     fast, larger, fusion = key
-    first = answers.sides[fast]
-    in_hand = answers.in_hand((fast, larger), fusion)[1]
-    gains = model.compiled().predict(first.features)
-    ranked = priorities(first, gains, swap_influences(first.table, in_hand), seed=seed)
-    return first.table, in_hand, ranked
+    in_hand = answers.ranking((fast, larger), fusion)
+    gains = model.compiled().predict(answers.sides[fast].features)
+    return in_hand, priorities(answers.sides[fast], gains, swap_influences(in_hand), seed=seed)
 
 
 def _curves(answers: AnswerSet, key: PairKey, model: GainModel, seed: int) -> tuple[RuleCurve, ...]:
@@ -231,7 +200,7 @@ def _curves(answers: AnswerSet, key: PairKey, model: GainModel, seed: int) -> tu
 
 def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resamples: int) -> PairResult:
     fast, larger, fusion = key
-    table, in_hand, ranked = _ranked(answers, key, model, seed)
+    in_hand, ranked = _ranked(answers, key, model, seed)
     rng = np.random.default_rng([seed, 0xB0])
     count = len(answers.truths)
     averages: dict[Rival, list[float]] = {rule: [] for rule in BASELINES}
@@ -239,12 +208,12 @@ def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resampl
     once = {rule: draws[:1] for rule, draws in ranked.items()}  # a resample is a draw of chance by itself
     for _ in range(resamples):
         weights = np.bincount(rng.integers(0, count, count), minlength=count)
-        curves = rule_curves(table, in_hand, once, weights)
+        curves = rule_curves(in_hand, once, weights)
         for rule in BASELINES:
             average, at_rate = _ahead_of(curves, rule)
             averages[rule].append(average)
             reported[rule].append(at_rate)
-    curves = rule_curves(table, in_hand, ranked)
+    curves = rule_curves(in_hand, ranked)
     ahead = []
     for rule in BASELINES:
         average, at_rate = _ahead_of(curves, rule)
@@ -255,7 +224,7 @@ def _pair(answers: AnswerSet, key: PairKey, model: GainModel, seed: int, resampl
         fast,
         larger,
         fusion,
-        mean_precision(table),
+        mean_precision(answers.sides[fast].table),
         mean_precision(answers.sides[larger].table),
         curves,
         tuple(ahead),
@@ -272,7 +241,7 @@ def _ahead_of(curves: Sequence[RuleCurve], rule: Rival) -> tuple[float, float]:
 def _error(asked: Asked, name: str) -> AlignmentError:
     return AlignmentError(
         name,
-        calibration_error(reliability(asked.raw[name])),
+        calibration_error(reliability(asked.raw.sides[name].table)),
         calibration_error(reliability(asked.answers.sides[name].table)),
     )
 
@@ -280,14 +249,12 @@ def _error(asked: Asked, name: str) -> AlignmentError:
 def _half(frontier: Frontier, runtime: RuntimeName, answers: AnswerSet, seed: int) -> float:
     """Return the share of the gap between the fastest and the largest that a random half recovers, on average
     over draws, when the larger answer replaces the fast one."""
-    fast, larger = (answers.sides[v.name].table for v in smallest_and_largest(frontier, runtime))
+    ends = [variant.name for variant in smallest_and_largest(frontier, runtime)]
+    low, high = (mean_precision(answers.sides[name].table) for name in ends)
     rng = np.random.default_rng([seed, 0x2F])
-    count = len(answers.truths)
-    low, high = mean_precision(fast), mean_precision(larger)
-    draws = [
-        mean_precision(mix((fast, larger), (rng.permutation(count) < count // 2).astype(np.int64)))
-        for _ in range(HALF_DRAWS)
-    ]
+    count, both = len(answers.truths), answers.ranking(ends, "replace")
+    halves = [(rng.permutation(count) < count // 2).astype(np.int64) for _ in range(HALF_DRAWS)]
+    draws = [both.map(both.once(half)) for half in halves]
     return (float(np.mean(draws)) - low) / (high - low) if high > low else 0.0
 
 

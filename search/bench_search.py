@@ -10,7 +10,8 @@ import numpy as np
 from model_repo.detections import Detections
 from model_repo.latency import Precision, RuntimeName
 from search.artifacts import read_artifacts
-from search.measure import LoadedSplit, accuracy_of, latency_samples_ms, load_all, matched, predictions
+from search.asking import ask
+from search.measure import LoadedSplit, accuracy_of, latency_samples_ms, load_all, matched
 from search.pipeline import Context
 from search.predict import LatencyModel, PredictorError, error_of, subnets_to_measure
 from search.publishing import load_split
@@ -99,9 +100,9 @@ def precision(context: Context, runtime: RuntimeName, *, samples: int) -> Precis
     variants = [artifact.variant(root) for artifact in artifacts]
     with targets_of(context).engine(runtime, parallelism=1) as engine:
         load_all(engine, root, variants)
-        context.progress.start(f"accuracy on {runtime}", len(variants) * len(split))
-        answers = [predictions(engine, each, split.images, context.progress) for each in variants]
-        maps = [_map(each, split, classes) for each in answers]
+        context.progress.start(f"accuracy on {runtime}", len(split))
+        replies = ask(engine, variants, split.images, context.progress)
+        maps = [_map(replies.detections[each.name], split, classes) for each in variants]
         context.progress.start(f"latency on {runtime}", samples * len(variants))
         taken = latency_samples_ms(
             engine, variants, split.images, samples=samples, concurrency=1, progress=context.progress

@@ -6,9 +6,11 @@ machine, and what search decides from such answers is decided again. Latency pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_repo.detections import Detections
+from model_repo.escalation import FrameView
 from model_repo.frontier import (
     Certificate,
     Frontier,
@@ -24,9 +26,10 @@ from model_repo.publish import Repository
 from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
 from search.answers import AnswerSet, answered
+from search.asking import ask
 from search.data.coco import Dataset
 from search.gain import MIN_IMAGES
-from search.measure import COST_FRAMES, LoadedSplit, accuracy_of, decode_cost, loaded, matched, predictions
+from search.measure import COST_FRAMES, LoadedSplit, accuracy_of, decode_cost, load_all, loaded, matched
 from search.routing import SHARES, Artifact, Costs, Routing, fit_images, route, score_plan
 from search.run_folder import Progress, RunError
 from search.targets import Targets
@@ -92,16 +95,16 @@ def calibrate(
     frames = loaded(dataset, split)
     if len(frames) < MIN_IMAGES:
         raise RunError(f"{dataset.root}: {split}: {len(frames)} images are too few, {MIN_IMAGES} are needed")
-    answers = _answer_all(repository, frames, progress, targets)
+    answers, views = _answer_all(repository, frames, progress, targets)
     first = frontier.plans[0].runtime
     if not any(runtime == first for _, runtime in answers):
         raise RunError(f"{repository.root}: its plans were made for {first}, which does not run here")
-    routing = _route(frontier, first, dataset, frames, answers, wish, seed, progress)
+    routing = _route(frontier, first, dataset, frames, views, answers, wish, seed, progress)
     test = loaded(dataset, "test") if "test" in dataset.splits and split != "test" else None
     plans = routing.plans
     if test is not None:
-        tested = _answer_all(repository, test, progress, targets, only=first)
-        plans = _with_test(routing, tested, test, first, len(dataset.classes))
+        tested, test_views = _answer_all(repository, test, progress, targets, only=first)
+        plans = _with_test(routing, tested, test, test_views, first, len(dataset.classes))
     return Frontier(
         dataset=frontier.dataset.model_copy(update={"splits": _splits(frontier, dataset, split)}),
         environment=frontier.environment,
@@ -132,8 +135,9 @@ def _answer_all(
     progress: Progress,
     targets: Targets,
     only: RuntimeName | None = None,
-) -> dict[tuple[str, RuntimeName], _Answers]:
-    """Ask every variant on every runtime that it was measured on and that is within reach."""
+) -> tuple[dict[tuple[str, RuntimeName], _Answers], tuple[FrameView, ...]]:
+    """Ask every variant on every runtime that it was measured on and that is within reach, and look at the
+    frames."""
     frontier = repository.frontier
     runtimes: dict[RuntimeName, list[Variant]] = {}
     for variant in frontier.variants:
@@ -141,16 +145,19 @@ def _answer_all(
             if only in (None, runtime) and targets.supports(runtime, variant.precision):
                 runtimes.setdefault(runtime, []).append(variant)
     found: dict[tuple[str, RuntimeName], _Answers] = {}
+    views: tuple[FrameView, ...] = ()
     for runtime, variants in runtimes.items():
         with targets.engine(runtime) as engine:
-            for variant in variants:
-                engine.load(repository.root, variant)
-                progress.start(f"{variant.name} on {runtime}, {frames.name}", len(frames))
-                detections = predictions(engine, variant, frames.images, progress)
-                engine.unload(variant)
-                table = matched(frames, detections, len(frontier.dataset.classes))
-                found[variant.name, runtime] = _Answers(detections, table)
-    return found
+            load_all(engine, repository.root, variants)
+            progress.start(f"{len(variants)} models on {runtime}, {frames.name}", len(frames))
+            replies = ask(engine, variants, frames.images, progress)
+        views = replies.views
+        progress.start(f"match answers on {runtime}, {frames.name}", len(variants))
+        for name, detections in replies.detections.items():
+            table = matched(frames, detections, len(frontier.dataset.classes))
+            found[name, runtime] = _Answers(detections, table)
+            progress.advance(1, name)
+    return found, views
 
 
 def _route(
@@ -158,6 +165,7 @@ def _route(
     runtime: RuntimeName,
     dataset: Dataset,
     frames: LoadedSplit,
+    views: Sequence[FrameView],
     answers: dict[tuple[str, RuntimeName], _Answers],
     wish: Wish,
     seed: int,
@@ -177,7 +185,7 @@ def _route(
     ]
     return route(
         artifacts,
-        frames.images,
+        views,
         frames.truths,
         classes=len(dataset.classes),
         costs=Costs(
@@ -221,11 +229,12 @@ def _with_test(
     routing: Routing,
     tested: dict[tuple[str, RuntimeName], _Answers],
     test: LoadedSplit,
+    views: Sequence[FrameView],
     runtime: RuntimeName,
     classes: int,
 ) -> tuple[Plan, ...]:
     sides = {
-        name: answered(tested[name, runtime].detections, test.images, tested[name, runtime].table, alignment)
+        name: answered(tested[name, runtime].detections, views, tested[name, runtime].table, alignment)
         for name, alignment in routing.alignments.items()
     }
     on_test = AnswerSet(sides, test.truths, classes)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from model_repo.frontier import Certificate, NoCertificate, Plan
 from model_repo.scoring import MatchTable, best_f1, image_loss
 from search.answers import AnswerSet
+from search.run_folder import Progress, Silent
 
 DELTA = 0.1
 CERTIFY_MIN_IMAGES = 400
@@ -37,13 +38,26 @@ Tables = tuple[MatchTable, MatchTable]
 """What a plan answered, and what its last stage alone did."""
 
 
-def certified(plans: Sequence[Plan], fits: AnswerSet, held: AnswerSet, calibration_images: int) -> list[Plan]:
+def certified(
+    plans: Sequence[Plan],
+    fits: AnswerSet,
+    held: AnswerSet,
+    calibration_images: int,
+    *,
+    progress: Progress | None = None,
+) -> list[Plan]:
     """Return the plans with a certificate each, from images on which nothing was fitted, or with the reason
     for having none."""
     certificates: dict[str, Certificate | NoCertificate] = {}
     cascades = [plan for plan in plans if len(plan.stages) > 1]
     if held.truths:
-        tried = in_turn([(_tables(fits, plan), _tables(held, plan)) for plan in cascades])
+        progress = progress or Silent()
+        progress.start("certify", len(cascades))
+        tables: list[tuple[Tables, Tables]] = []
+        for plan in cascades:
+            tables.append((_tables(fits, plan), _tables(held, plan)))
+            progress.advance(1)
+        tried = in_turn(tables)
         certified_for = in_fixed_sequence([excess for _, _, excess in tried], DELTA)
         for (i, loss, excess), (bound, epsilon) in zip(tried, certified_for, strict=True):
             certificates[cascades[i].name] = Certificate(

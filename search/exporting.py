@@ -30,12 +30,12 @@ from search.artifacts import (
     short_name,
     some_frames,
 )
-from search.candidates import kept
+from search.asking import FrameFiles
 from search.finishing import weights_for
-from search.measure import LoadedSplit, loaded, place, predictions, unmeasured
+from search.measure import LoadedSplit, place, predictions, truths_of, unmeasured
 from search.run_folder import write_text
 from search.space import Architecture
-from search.steps import augment_of, judged_images, read_candidates, space_of
+from search.steps import augment_of, judged_images, kept_candidates, space_of
 from search.targets import targets_of
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ QUANTIZATION_FRAMES = 32
 
 def export(context: Context) -> list[Path]:
     """Export each kept architecture in every precision."""
-    settings, folder = context.settings, context.folder
+    folder = context.folder
     root = folder.root / "export"
-    chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
+    chosen = kept_candidates(context)
     for left in root.glob(".making-*"):  # by a run that was stopped
         rmtree(left)
     exporter = _Exporter(context)
@@ -201,10 +201,12 @@ class _Exporter:
 
     def _judged(self) -> LoadedSplit:
         if self._valid is None:
-            valid = loaded(self._context.dataset(), "valid")
-            chosen = judged_images(self._context)
+            valid, chosen = self._context.dataset().splits["valid"], judged_images(self._context)
+            truths = truths_of(self._context.dataset(), "valid")
             self._valid = LoadedSplit(
-                "valid", tuple(valid.images[i] for i in chosen), tuple(valid.truths[i] for i in chosen)
+                "valid",
+                FrameFiles([valid.images[i] for i in chosen]),
+                tuple(truths[i] for i in chosen),
             )
         return self._valid
 

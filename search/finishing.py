@@ -4,19 +4,24 @@ Subnets of one supernet pull its weights in different directions, and each sees 
 and then. What was learned together is a good place to begin from: `search bench study` measures what going
 on alone adds at equal cost. Once a subnet is a file of its own, nothing is left to share, so this costs
 training time alone. Off unless asked for.
+
+Minutes are shared by the square root of what a subnet computes: equal minutes would give the largest a tenth
+of the smallest's steps, equal steps would give it nearly all minutes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_repo.publish import file_digest
 from search.artifacts import cores
-from search.candidates import kept
 from search.run_folder import RunError
 from search.space import Architecture
-from search.steps import augment_of, read_candidates, space_of, weights_of
+from search.steps import augment_of, kept_candidates, space_of, weights_of
 
 if TYPE_CHECKING:
     from search.pipeline import Context
@@ -36,11 +41,12 @@ def finish(context: Context) -> list[Path]:
     if settings.finish_minutes is None and settings.finish_steps is None:
         return []
     space, shared = space_of(context), weights_of(context)
-    chosen = kept(read_candidates(context), settings.keep, max_trail=settings.max_trail)
-    each = None if settings.finish_minutes is None else settings.finish_minutes / len(chosen)
+    chosen = kept_candidates(context)
+    archs = [Architecture.parse(candidate.architecture) for candidate in chosen]
+    shares = shares_of([space.cost(arch).macs for arch in archs])
     config = TrainConfig(
         steps=settings.finish_steps,
-        minutes=each,
+        minutes=settings.finish_minutes,
         batch_size=settings.batch_size,
         learning_rate=RATE_SHARE * settings.learning_rate,
         random_subnets=0,
@@ -54,8 +60,8 @@ def finish(context: Context) -> list[Path]:
     )
     context.progress.start("finish", len(chosen))
     written: list[Path] = []
-    for candidate in chosen:
-        arch = Architecture.parse(candidate.architecture)
+    for arch, share in zip(archs, shares, strict=True):
+        own = config if config.minutes is None else replace(config, minutes=config.minutes * share)
         shown = 0.0
 
         def progress(report: StepReport, name: str = arch.name) -> None:
@@ -66,13 +72,19 @@ def finish(context: Context) -> list[Path]:
 
         try:
             result = run_train(
-                config, space.only(arch), context.dataset(), _folder(context, arch), progress, init=shared
+                own, space.only(arch), context.dataset(), _folder(context, arch), progress, init=shared
             )
         except TrainError as error:
             raise RunError(str(error)) from error
         context.progress.advance(1.0 - shown, arch.name)
         written += [result.weights, result.history]
     return written
+
+
+def shares_of(macs: Sequence[int]) -> list[float]:
+    """Return the share of the minutes that each subnet gets, from what it computes."""
+    roots = [math.sqrt(count) for count in macs]
+    return [root / sum(roots) for root in roots]
 
 
 def weights_for(context: Context, arch: Architecture) -> Path:

@@ -11,8 +11,14 @@ is the sum over the boxes that its larger answer adds minus those that its fast 
 
 from __future__ import annotations
 
+import signal
 import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import Protocol
 
 import numpy as np
@@ -21,9 +27,12 @@ from scipy.stats import spearmanr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
+from threadpoolctl import threadpool_limits
 
 from model_repo.escalation import GainModel, Layer
-from model_repo.scoring import MatchTable
+from model_repo.scoring import Ranking
+from search.process import end_with_parent
+from search.run_folder import RunError
 
 FOLDS = 5
 MIN_IMAGES = 2 * FOLDS
@@ -45,37 +54,48 @@ class FittedGain:
     rank_correlation: float
 
 
-def swap_influences(fast: MatchTable, larger: MatchTable) -> NDArray[np.float64]:
-    """Return, per image [n], the first-order change of mAP, times n, when `larger` answers it and not `fast`.
+def swap_influences(both: Ranking) -> NDArray[np.float64]:
+    """Return, per image [n], the first-order change of mAP, times n, when the second table answers it and not
+    the first.
 
-    Both tables hold aligned scores and are over the same images.
+    both: the ranking of the two tables, which hold aligned scores.
     """
-    total = fast.positives.sum(axis=0)
-    classes = np.flatnonzero(total)
-    gains = np.zeros(fast.images)
-    for c in classes:
-        own, other = fast.label == c, larger.label == c
-        score = np.concatenate((fast.score[own], larger.score[other]))
-        order = np.argsort(-score, kind="stable")
-        hit = np.concatenate((fast.hit[own], larger.hit[other]))[order].astype(np.float64)
-        miss = np.concatenate(
-            (~fast.hit[own] & ~fast.ignore[own], ~larger.hit[other] & ~larger.ignore[other])
-        )[order].astype(np.float64)
-        sign = np.concatenate((-np.ones(own.sum()), np.ones(other.sum())))[order]
-        image = np.concatenate((fast.image[own], larger.image[other]))[order]
-        hits, misses = np.cumsum(hit, axis=0) / 2, np.cumsum(miss, axis=0) / 2
-        seen = np.maximum(hits + misses, 0.5)
-        # Later hits' precision falls with every miss before them and rises with every hit.
-        after_hit = _sum_after(hit / 2 * misses / seen**2)
-        after_miss = _sum_after(hit / 2 * hits / seen**2)
-        value = hit * (hits / seen + after_hit) - miss * after_miss
-        gains += np.bincount(image, weights=sign * value.mean(axis=1) / total[c], minlength=len(gains))
-    return gains / max(len(classes), 1) * len(gains)
+    total = both.positives.sum(axis=0)
+    labelled = np.flatnonzero(total)
+    value = np.zeros(len(both.image))
+    for c in labelled:
+        begin, end = both.starts[c : c + 2]
+        value[begin:end] = _influences(both, begin, end) / total[c]
+    signed = np.where(both.table == 1, value, -value)
+    count = len(both.positives)
+    gains = np.bincount(both.image, weights=signed, minlength=count)
+    return np.asarray(gains / max(len(labelled), 1) * count)
+
+
+def _influences(both: Ranking, begin: int, end: int) -> NDArray[np.float64]:
+    """Return what each row of one class, from `begin` to `end`, adds to AP times the labels, mean over IoU
+    thresholds, where every row of both tables weighs one half.
+
+    A hit adds its own precision. Every later hit's precision rises with a hit and falls with a miss, so what
+    a row does to them is a sum over the hits below it. Most rows miss at every threshold: all are taken to do
+    so, at once, and where a row hits or is ignored that is taken back.
+    """
+    value, per_miss = np.zeros(end - begin), np.zeros(end - begin)
+    for hits, ignored in zip(both.hits, both.ignored, strict=True):
+        hit = hits[slice(*np.searchsorted(hits, (begin, end)))] - begin
+        aside = ignored[slice(*np.searchsorted(ignored, (begin, end)))] - begin
+        found = np.arange(1, len(hit) + 1) / 2
+        seen = np.maximum((hit + 1 - np.searchsorted(aside, hit)) / 2, 0.5)
+        by_miss = found / 2 / seen**2
+        value[hit] += found / seen + _sum_after((seen - found) / 2 / seen**2) + _sum_after(by_miss)
+        value[aside] += np.append(np.cumsum(by_miss[::-1])[::-1], 0.0)[np.searchsorted(hit, aside)]
+        per_miss[hit] += by_miss
+    return (value - _sum_after(per_miss)) / len(both.hits)
 
 
 def _sum_after(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return, for each row, the sum over the rows below it."""
-    return np.asarray(np.cumsum(values[::-1], axis=0)[::-1] - values)
+    return np.asarray(np.cumsum(values[::-1])[::-1] - values)
 
 
 class _Affine(Protocol):
@@ -99,30 +119,72 @@ def fit_gain(features: NDArray[np.float32], labels: NDArray[np.float64], *, seed
     fits: dict[str, _Affine] = {f"ridge {alpha:g}": _ridge(alpha) for alpha in RIDGE_ALPHAS}
     if count >= MLP_MIN_IMAGES:
         fits["mlp"] = _mlp(seed)
-    held_out = {kind: _held_out(fit, features, cut, fold) for kind, fit in fits.items()}
-    correlation = {kind: _rank_correlation(predicted, labels) for kind, predicted in held_out.items()}
-    best = max(fits, key=lambda kind: correlation[kind] - (MLP_MARGIN if kind == "mlp" else 0.0))
-    return FittedGain(
-        _model(fits[best], features, cut), held_out[best].astype(np.float32), best, correlation[best]
-    )
+    with threadpool_limits(1):  # matrices are small, and the number of threads decides about the last bits
+        held_out = {kind: np.empty(count, dtype=np.float32) for kind in fits}
+        for k in range(FOLDS):
+            rest, own = fold != k, fold == k
+            for kind, model in _models(fits, features[rest], cut[rest]).items():
+                held_out[kind][own] = model.compiled().predict(features[own])
+        correlation = {kind: _rank_correlation(predicted, labels) for kind, predicted in held_out.items()}
+        best = max(fits, key=lambda kind: correlation[kind] - (MLP_MARGIN if kind == "mlp" else 0.0))
+        model = _models({best: fits[best]}, features, cut)[best]
+    return FittedGain(model, held_out[best], best, correlation[best])
 
 
-def _held_out(
-    fit: _Affine, features: NDArray[np.float32], labels: NDArray[np.float64], fold: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    out = np.empty(len(labels), dtype=np.float32)
-    for k in range(FOLDS):
-        model = _model(fit, features[fold != k], labels[fold != k])
-        out[fold == k] = model.compiled().predict(features[fold == k])
-    return out
-
-
-def _model(fit: _Affine, features: NDArray[np.float32], labels: NDArray[np.float64]) -> GainModel:
+def _models(
+    fits: Mapping[str, _Affine], features: NDArray[np.float32], labels: NDArray[np.float64]
+) -> dict[str, GainModel]:
     """Standardize, fit, and write down; six digits are far below what a fold changes."""
     mean = _rounded(features.mean(axis=0))
     scale = _rounded(np.maximum(features.std(axis=0), 1e-3))
     x = np.clip((features - np.asarray(mean)) / np.asarray(scale), -6.0, 6.0)
-    return GainModel(mean=mean, scale=scale, layers=fit(x, labels))
+    return {kind: GainModel(mean=mean, scale=scale, layers=fit(x, labels)) for kind, fit in fits.items()}
+
+
+class GainFits:
+    """Fit gain models here, or in worker processes of one thread each; the models are the same.
+
+    Workers are worth their start when there is much to fit. They end at once on Ctrl-C and with this process.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool = (
+            ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker)
+            if workers > 1
+            else None
+        )
+
+    def __enter__(self) -> GainFits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(
+        self, features: NDArray[np.float32], labels: NDArray[np.float64], *, seed: int
+    ) -> Callable[[], FittedGain]:
+        """Begin a `fit_gain`, and return what waits for it.
+
+        That raises what `fit_gain` does, and RunError when a worker died.
+        """
+        fit = partial(fit_gain, features, labels, seed=seed)
+        if self._pool is None:
+            return fit
+        return partial(_result_of, self._pool.submit(fit))
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would print where it stood
+    end_with_parent()
+
+
+def _result_of(fit: Future[FittedGain]) -> FittedGain:
+    try:
+        return fit.result()
+    except BrokenProcessPool:
+        raise RunError("a process that fits gain models died (out of memory?)") from None
 
 
 def _ridge(alpha: float) -> _Affine:

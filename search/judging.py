@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from search.candidates import Objective, slice_sizes
 from search.data.coco import read_dataset
 from search.evaluate import SubnetEvaluator
 from search.explore import Judged
+from search.process import end_with_parent
 from search.run_folder import RunError
 from search.strategies import Task
 from search.weights import read_supernet
@@ -128,23 +127,11 @@ class Evaluation:
             return self._pool.submit(_judged_in_worker, self._judge, task)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_end_with_parent)
+        return ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=end_with_parent)
 
 
 def _succeeded(future: Future[Judged]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _end_with_parent() -> None:
-    """End this worker when the search is killed: it would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None  # a pool's worker has one
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _judged_in_worker(judge: Judge, task: Task) -> Judged:

@@ -27,7 +27,8 @@ from model_repo.latency import Histogram, LatencyProfile, Precision, RuntimeName
 from model_repo.publish import file_digest
 from model_repo.runtime.engine import Engine, answer_frame
 from model_repo.runtime.select import environment
-from model_repo.scoring import MatchTable, Truth, bootstrap_map, match, mean_precision, score_table
+from model_repo.scoring import MatchTable, Truth, bootstrap_map, match, score_table
+from search.asking import FrameFiles, ask
 from search.candidates import Objective
 from search.data.coco import Dataset
 from search.run_folder import Progress, Silent, write_bytes
@@ -35,15 +36,14 @@ from search.run_folder import Progress, Silent, write_bytes
 FRAMES_PER_VISIT = 10
 _WARM_UP = 3
 _POLISHINGS = 10
-_LEAST_SCORE = 0.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedSplit:
-    """A split's decoded frames, RGB uint8 [h, w, 3], and their labels, in one order."""
+    """A split's frames, RGB uint8 [h, w, 3], and their labels, in one order."""
 
     name: SplitName
-    images: tuple[NDArray[np.uint8], ...]
+    images: Sequence[NDArray[np.uint8]]
     truths: tuple[Truth, ...]
 
     def __len__(self) -> int:
@@ -51,16 +51,11 @@ class LoadedSplit:
 
 
 def loaded(dataset: Dataset, split: SplitName) -> LoadedSplit:
-    """Decode a split's frames and gather its labels.
+    """Gather a split's labels, and its frames, which are decoded whenever they are read.
 
-    Raises KeyError when there is no such split, DataError when a file cannot be decoded.
+    Raises KeyError when there is no such split.
     """
-    records = dataset.splits[split].images
-    return LoadedSplit(
-        split,
-        tuple(record.frame() for record in records),
-        truths_of(dataset, split),
-    )
+    return LoadedSplit(split, FrameFiles(dataset.splits[split].images), truths_of(dataset, split))
 
 
 def truths_of(dataset: Dataset, split: SplitName) -> tuple[Truth, ...]:
@@ -119,13 +114,7 @@ def predictions(
     engine: Engine, variant: Variant, images: Sequence[NDArray[np.uint8]], progress: Progress | None = None
 ) -> list[Detections]:
     """Answer every frame with a loaded variant, as many at once as the engine usefully takes."""
-    progress = progress or Silent()
-    answers: list[Detections] = []
-    with ThreadPoolExecutor(engine.parallelism) as pool:
-        for answer in pool.map(lambda image: answer_frame(engine, variant, image), images):
-            answers.append(answer.detections)
-            progress.advance(1)
-    return answers
+    return ask(engine, [variant], images, progress).detections[variant.name]
 
 
 def save_predictions(path: Path, answers: Sequence[Detections]) -> None:
@@ -150,18 +139,11 @@ def load_predictions(path: Path) -> list[Detections]:
 
 
 def accuracy_of(table: MatchTable, split: SplitName, *, seed: int, resamples: int = 100) -> Accuracy:
-    """Score a table of matches, with the bootstrap interval of its mAP (no interval without resamples).
-
-    Resampling leaves out boxes of next to no score: they are most of the rows, decide about next to none of
-    the mAP, and what they do decide is added to the interval's ends.
-    """
+    """Score a table of matches, with the bootstrap interval of its mAP (no interval without resamples)."""
     score = score_table(table)
     low = high = score.map
     if resamples:
-        strong = _above(table, _LEAST_SCORE)
-        low, high = bootstrap_map(strong, np.random.default_rng([seed, 0xB007]), resamples=resamples)
-        rest = score.map - mean_precision(strong)
-        low, high = max(low + rest, 0.0), min(high + rest, 1.0)
+        low, high = bootstrap_map(table, np.random.default_rng([seed, 0xB007]), resamples=resamples)
     return Accuracy(
         split=split,
         images=table.images,
@@ -171,18 +153,6 @@ def accuracy_of(table: MatchTable, split: SplitName, *, seed: int, resamples: in
         f1_threshold=score.f1_threshold,
         map_low=low,
         map_high=high,
-    )
-
-
-def _above(table: MatchTable, least: float) -> MatchTable:
-    kept = table.score >= least
-    return MatchTable(
-        table.image[kept],
-        table.label[kept],
-        table.score[kept],
-        table.hit[kept],
-        table.ignore[kept],
-        table.positives,
     )
 
 

@@ -24,7 +24,8 @@ from model_repo.runtime.select import environment
 from model_repo.scoring import MatchTable, subset
 from search.align import fit_alignment
 from search.answers import AnswerSet, answered
-from search.artifacts import Artifact, read_artifacts
+from search.artifacts import Artifact, cores, read_artifacts
+from search.asking import ask, look
 from search.choose import choose_published
 from search.gain import MIN_IMAGES
 from search.measure import (
@@ -40,7 +41,6 @@ from search.measure import (
     loaded,
     matched,
     median_ms,
-    predictions,
     profiles_of,
     save_predictions,
 )
@@ -70,10 +70,11 @@ def measure(context: Context) -> list[Path]:
         for variant in variants:
             engine.load(root, variant)
             context.progress.advance(1)
+        ask_missing(context, engine, variants, valid, "measure")
         context.progress.start("accuracy on valid", len(variants))
         tables: dict[str, MatchTable] = {}
         for variant in variants:
-            answers = answers_of(context, engine, variant, valid, "measure")
+            answers = cached(context, "measure", first, "valid", variant.name)
             tables[variant.name] = matched(valid, answers, _classes(context))
             context.progress.advance(1, variant.name)
         context.progress.start("latency of all", SCREEN_SAMPLES * len(variants))
@@ -138,8 +139,11 @@ def route(context: Context) -> list[Path]:
     split = load_split(context, "calibration")
     fitted, _ = fit_images(len(split), settings.seed)
     classes = _classes(context)
+    context.progress.start("look at calibration", len(split))
+    views = look(split.images, threads=cores(), progress=context.progress)
     rows: list[Fitted] = []
     routed: list[RoutingArtifact] = []
+    context.progress.start("match and align", len(measured.published))
     for row in measured.published:
         answers = cached(context, "measure", row.runtime, "calibration", row.artifact.name)
         table = matched(split, answers, classes)
@@ -162,9 +166,10 @@ def route(context: Context) -> list[Path]:
                     runtimes=tuple(other.runtime for other in measured.of(row.artifact.name)),
                 )
             )
+        context.progress.advance(1, row.artifact.name)
     routing = make_routing(
         routed,
-        split.images,
+        views,
         split.truths,
         classes=classes,
         costs=Costs(settings.runtimes[0], measured.decode, measured.rule),
@@ -205,9 +210,10 @@ def publish(context: Context) -> list[Path]:
         variants = [row.artifact.variant(root) for row in rows]
         with targets_of(context).engine(runtime) as engine:
             load_all(engine, root, variants)
+            ask_missing(context, engine, variants, test, "publish")
             context.progress.start(f"test on {runtime}", len(variants))
             for variant in variants:
-                found = answers_of(context, engine, variant, test, "publish")
+                found = cached(context, "publish", runtime, "test", variant.name)
                 table = matched(test, found, classes)
                 answers[variant.name, runtime] = (found, table)
                 accuracy[variant.name, runtime] = accuracy_of(table, "test", seed=context.settings.seed)
@@ -244,18 +250,23 @@ def report(context: Context) -> list[Path]:
 
 
 def load_split(context: Context, split: SplitName) -> LoadedSplit:
-    """Decode a split's frames and gather its labels."""
+    """Return a split's frames and labels."""
     return loaded(context.dataset(), split)
 
 
-def answers_of(
-    context: Context, engine: Engine, variant: Variant, split: LoadedSplit, step: str
-) -> list[Detections]:
-    """Return a loaded variant's answers on a split, from the disk where an earlier attempt left them."""
-    path = _answers_path(context, step, engine.runtime, split.name, variant.name)
-    if not path.exists():
-        save_predictions(path, predictions(engine, variant, split.images))
-    return load_predictions(path)
+def ask_missing(
+    context: Context, engine: Engine, variants: Sequence[Variant], split: LoadedSplit, step: str
+) -> None:
+    """Leave loaded variants' answers on a split on the disk, for `cached`, where no earlier attempt has."""
+    paths = {
+        each.name: _answers_path(context, step, engine.runtime, split.name, each.name) for each in variants
+    }
+    missing = [variant for variant in variants if not paths[variant.name].exists()]
+    if not missing:
+        return
+    context.progress.start(f"{len(missing)} models on {engine.runtime}, {split.name}", len(split))
+    for name, answers in ask(engine, missing, split.images, context.progress).detections.items():
+        save_predictions(paths[name], answers)
 
 
 def cached(
@@ -283,14 +294,14 @@ def _in_full(
     accuracy: dict[str, Accuracy] = {}
     with targets.engine(runtime) as engine:
         load_all(engine, root, variants)
-        context.progress.start(f"answers on {runtime}", 2 * len(variants))
+        for split in (valid, calibration):
+            ask_missing(context, engine, variants, split, "measure")
+        context.progress.start("accuracy on valid", len(variants))
         for variant in variants:
-            answers = answers_of(context, engine, variant, valid, "measure")
+            answers = cached(context, "measure", runtime, "valid", variant.name)
             accuracy[variant.name] = accuracy_of(
                 matched(valid, answers, _classes(context)), "valid", seed=settings.seed
             )
-            context.progress.advance(1, variant.name)
-            answers_of(context, engine, variant, calibration, "measure")
             context.progress.advance(1, variant.name)
         profiles = profiles_of(
             engine, variants, valid.images, samples=settings.samples, seed=settings.seed,
@@ -344,10 +355,11 @@ def _plans_on_test(
     out: list[Plan] = []
     runtime = routed.plans[0].runtime
     used = {stage.variant for plan in routed.plans for stage in plan.stages}
+    views = look(test.images, threads=cores())
     sides = {
         name: answered(
             answers[name, runtime][0],
-            test.images,
+            views,
             answers[name, runtime][1],
             routed.of(name, runtime).alignment,
         )

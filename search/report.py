@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from model_repo.codec import decode as decode_manifest
 from model_repo.drawing import drawn
-from model_repo.frontier import Certificate, Frontier, Plan, Variant
+from model_repo.frontier import Frontier, Plan, Variant
 from model_repo.publish import MANIFEST
-from model_repo.scoring import best_f1_by_class, match
 from search.candidates import finished
 from search.curve import STYLE as CURVE_STYLE
 from search.curve import Dot, Group, curve
 from search.difficulty import map_by_tenth, smallest_and_largest
-from search.measure import truths_of
 from search.plots import (
     Point,
     difficulty_figure,
@@ -31,7 +29,8 @@ from search.publishing import cached, load_split
 from search.report_data import data_summary, table
 from search.report_routing import STYLE as ROUTING_STYLE
 from search.report_routing import alignment, escalation
-from search.results import MeasuredAll, Routed, ScreenRow
+from search.report_tables import choices, models_table, plans_table, precision_table, threshold_table
+from search.results import MeasuredAll, Routed
 from search.run_folder import write_bytes, write_text
 from search.steps import evaluated_summary, read_candidates
 
@@ -64,18 +63,18 @@ def write_report(context: Context, measured: MeasuredAll, routed: Routed) -> lis
         _summary(frontier, measured),
         _interactive(context, measured, frontier),
         "<h2>Which to take</h2>",
-        _choices(frontier),
+        choices(frontier),
         "<h2>Published models</h2>",
-        _models_table(frontier),
+        models_table(frontier),
         "<h2>Plans</h2>",
-        _plans_table(frontier),
+        plans_table(frontier),
         "<h2>Precisions</h2>",
         '<p class="note">mAP on valid and median latency alone, by architecture; bold was chosen.</p>',
-        _precision_table(measured),
+        precision_table(measured),
         "<h2>Thresholds</h2>",
         '<p class="note">The score threshold that gives a class its best F1 at IoU 0.5 on valid, and that F1.'
         "</p>",
-        _threshold_table(context, frontier),
+        threshold_table(context, frontier),
         "<h2>Escalation</h2>",
         escalation(routed),
         "<h2>Alignment</h2>",
@@ -177,40 +176,6 @@ def _plan_dot(plan: Plan) -> Dot:
     return Dot(plan.mean_ms, fitted.map, f"{stages}\nmAP {fitted.map:.3f} at {plan.mean_ms:.2f} ms{shares}")
 
 
-def _choices(frontier: Frontier) -> str:
-    """Name a plan for each operating point, the model with the best F1, and the best under some p99s."""
-    runtime = frontier.plans[0].runtime
-    rows = [
-        (f"operating point <b>{escape(point.name)}</b>", *_plan_cells(frontier.plan(point.plan)))
-        for point in frontier.operating_points
-    ]
-    straight = {plan.stages[0].variant: plan for plan in frontier.plans if len(plan.stages) == 1}
-    known = [variant for variant in frontier.variants if variant.name in straight]
-    if known:
-        best = max(known, key=lambda variant: variant.on(runtime).accuracy_on("valid").f1)
-        f1 = best.on(runtime).accuracy_on("valid").f1
-        rows.append((f"best F1 on valid ({f1:.3f})", *_plan_cells(straight[best.name])))
-    before = ""
-    for limit_ms in (2, 3, 5, 8, 10, 15, 20, 30, 50, 100):
-        under = [plan for plan in frontier.plans if plan.p99_ms <= limit_ms]
-        if not under:
-            continue
-        most = max(under, key=lambda plan: plan.accuracy_on("calibration").map)
-        if most.name != before:
-            rows.append((f"best with a p99 under {limit_ms} ms", *_plan_cells(most)))
-        before = most.name
-    return table(("", "plan", "mean ms", "p99 ms", "mAP calibration"), rows)
-
-
-def _plan_cells(plan: Plan) -> tuple[str, str, str, str]:
-    return (
-        " → ".join(escape(stage.variant) for stage in plan.stages),
-        f"{plan.mean_ms:.2f}",
-        f"{plan.p99_ms:.2f}",
-        f"{plan.accuracy_on('calibration').map:.3f}",
-    )
-
-
 def _summary(frontier: Frontier, measured: MeasuredAll) -> str:
     env = frontier.environment
     computed = dict.fromkeys(
@@ -228,108 +193,6 @@ def _summary(frontier: Frontier, measured: MeasuredAll) -> str:
         f" Decoding takes {measured.decode.mean_ms:.2f} ms, decoding and deciding"
         f" {measured.rule.mean_ms:.2f} ms. Operating points: {points}.</p>"
     )
-
-
-def _models_table(frontier: Frontier) -> str:
-    rows = []
-    for variant in frontier.variants:
-        for measurement in variant.measurements:
-            alone, valid, test = (
-                measurement.profile(1), measurement.accuracy_on("valid"), measurement.accuracy_on("test"),
-            )  # fmt: skip
-            rows.append(
-                (
-                    escape(variant.name), measurement.runtime, f"{variant.macs / 1e6:.0f} M",
-                    f"{sum(s.bytes for s in variant.segments) / 1e6:.2f} MB", f"{alone.quantile_ms(0.5):.2f}",
-                    f"{alone.quantile_ms(0.99):.2f}", f"{measurement.profile(2).quantile_ms(0.5):.2f}",
-                    f"{valid.map:.3f}", f"{test.map:.3f} ({test.map_low:.3f} to {test.map_high:.3f})",
-                    f"{test.map50:.3f}",
-                )
-            )  # fmt: skip
-    head = (
-        "model", "runtime", "MACs", "size", "p50 ms", "p99 ms", "p50 ms, 2 at once", "mAP valid",
-        "mAP test (95 %)", "mAP@.5 test",
-    )  # fmt: skip
-    return table(head, rows)
-
-
-def _plans_table(frontier: Frontier) -> str:
-    names = {point.plan: point.name for point in frontier.operating_points}
-    rows = []
-    for plan in sorted(frontier.plans, key=lambda plan: plan.mean_ms):
-        calibration, test = plan.accuracy_on("calibration"), plan.accuracy_on("test")
-        shares = ", ".join(f"{100 * share:.0f} %" for share in calibration.escalated) or "–"
-        rows.append(
-            (
-                " → ".join(escape(stage.variant) for stage in plan.stages) + f" {_named(names, plan)}",
-                plan.fusion if len(plan.stages) > 1 else "–", shares,
-                f"{plan.mean_ms:.2f}", f"{plan.p99_ms:.2f}",
-                f"{calibration.map:.3f}", f"{test.map:.3f}",
-                ", ".join(f"{100 * share:.0f} %" for share in test.escalated) or "–", _certificate(plan),
-            )
-        )  # fmt: skip
-    head = (
-        "plan", "fusion", "escalated", "mean ms", "p99 ms", "mAP calibration", "mAP test",
-        "escalated on test", "certified excess loss",
-    )  # fmt: skip
-    return table(head, rows)
-
-
-def _named(names: dict[str, str], plan: Plan) -> str:
-    return f"<b>({names[plan.name]})</b>" if plan.name in names else ""
-
-
-def _certificate(plan: Plan) -> str:
-    if isinstance(plan.certificate, Certificate):
-        confidence = 100 * (1 - plan.certificate.delta)
-        return (
-            f"≤ {plan.certificate.epsilon:.3f} at {confidence:.0f} % (seen: {plan.certificate.empirical:.3f})"
-        )
-    return "–" if len(plan.stages) == 1 else escape(plan.certificate.reason)
-
-
-def _precision_table(measured: MeasuredAll) -> str:
-    precisions = list(dict.fromkeys(row.artifact.precision for row in measured.screened))
-    rows = []
-    for architecture in dict.fromkeys(row.artifact.architecture for row in measured.screened):
-        own = {
-            row.artifact.precision: row
-            for row in measured.screened
-            if row.artifact.architecture == architecture
-        }
-        cells = [escape(architecture)]
-        for precision in precisions:
-            row = own.get(precision)
-            text = "–" if row is None else f"{row.map:.3f} · {row.p50_ms:.2f} ms"
-            chosen = row is not None and row.artifact.name in measured.best
-            cells.append((f"<b>{text}</b>" if chosen else text) + ("" if row is None else _tuning(row)))
-        rows.append(cells)
-    return table(("architecture", *precisions), rows)
-
-
-def _tuning(row: ScreenRow) -> str:
-    """Say what tuning for int8 did, where it was needed."""
-    quantized = row.artifact.quantized
-    if quantized is None or quantized.tuned_lost is None:
-        return ""
-    return (
-        f"<br><small>tuned: lost {100 * quantized.lost:.1f}, now {100 * quantized.kept_lost:.1f} pt</small>"
-    )
-
-
-def _threshold_table(context: Context, frontier: Frontier) -> str:
-    runtime, classes = frontier.plans[0].runtime, frontier.dataset.classes
-    truths = truths_of(context.dataset(), "valid")
-    names = [variant.name for variant in frontier.variants if runtime in variant.runtimes]
-    columns = [
-        best_f1_by_class(match(truths, cached(context, "measure", runtime, "valid", name), len(classes)))
-        for name in names
-    ]
-    rows = [
-        (escape(label), *(f"{threshold:.2f} ({f1:.3f})" for f1, threshold in row))
-        for label, row in zip(classes, zip(*columns, strict=True), strict=True)
-    ]
-    return table(("class", *map(escape, names)), rows)
 
 
 def _predictor(context: Context) -> str:

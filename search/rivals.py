@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.escalation import FEATURES
-from model_repo.scoring import MatchTable, mean_precision, mix
+from model_repo.scoring import Ranking
 from model_repo.value import Value
 from search.answers import Answered
 
@@ -75,21 +75,21 @@ def priorities(
 
 
 def rule_curves(
-    fast: MatchTable,
-    in_hand: MatchTable,
+    in_hand: Ranking,
     ranked: dict[Rival, list[NDArray[np.float64]]],
     weights: NDArray[np.int64] | None = None,
 ) -> tuple[RuleCurve, ...]:
     """Score every rule at every rate.
 
-    fast, in_hand: what is answered without and after the larger model. weights: how often each image stands
-    in a resample [n]; a rate then counts the images of the resample.
+    in_hand: what is answered without and after the larger model. weights: how often each image stands in a
+    resample [n]; a rate then counts the images of the resample.
     """
-    ends = [mean_precision(table, weights) for table in (fast, in_hand)]
+    stands = np.ones(len(in_hand.positives), dtype=np.int64) if weights is None else weights
+    ends = [in_hand.map(in_hand.once(end) * stands) for end in (np.zeros_like(stands), np.ones_like(stands))]
     curves = []
     for rule, draws in ranked.items():
         inner = [
-            float(np.mean([_at(fast, in_hand, priority, rate, weights) for priority in draws]))
+            float(np.mean([_at(in_hand, priority, rate, stands) for priority in draws]))
             for rate in RATES[1:-1]
         ]
         curves.append(RuleCurve(rule=rule, map=(ends[0], *inner, ends[1])))
@@ -101,15 +101,8 @@ def curve_of(curves: Sequence[RuleCurve], rule: Rival) -> RuleCurve:
     return next(curve for curve in curves if curve.rule == rule)
 
 
-def _at(
-    fast: MatchTable,
-    in_hand: MatchTable,
-    priority: NDArray[np.float64],
-    rate: float,
-    weights: NDArray[np.int64] | None,
-) -> float:
+def _at(in_hand: Ranking, priority: NDArray[np.float64], rate: float, stands: NDArray[np.int64]) -> float:
     order = np.argsort(-priority, kind="stable")
-    counted = np.ones(len(order)) if weights is None else weights[order]
-    going = np.zeros(len(order), dtype=np.int64)
-    going[order[np.cumsum(counted) <= rate * counted.sum() + 1e-9]] = 1
-    return mean_precision(mix((fast, in_hand), going), weights)
+    going = np.zeros_like(stands)
+    going[order[np.cumsum(stands[order]) <= rate * stands.sum() + 1e-9]] = 1
+    return in_hand.map(in_hand.once(going) * stands)

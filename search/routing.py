@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model_repo.alignment import Alignment
 from model_repo.detections import Detections
+from model_repo.escalation import FrameView
 from model_repo.frontier import (
     NoCertificate,
     OperatingPoint,
@@ -33,13 +34,14 @@ from model_repo.fusion import Fusion
 from model_repo.latency import Histogram, RuntimeName
 from model_repo.plans import PlanScore, escalate, plan_cost, score_stages, threshold_for_share
 from model_repo.reference import Reference, observation
-from model_repo.scoring import MatchTable, Truth, score_table, subset
+from model_repo.scoring import MatchTable, Ranking, Truth, subset
 from model_repo.value import Value
 from search.align import Bin, fit_alignment, reliability
 from search.answers import Answered, AnswerSet, answered
+from search.artifacts import cores
 from search.certify import CERTIFY_MIN_IMAGES, certified
-from search.gain import MIN_IMAGES
-from search.pairs import Pair, PairReport, fit_pair, report_pair
+from search.gain import MIN_IMAGES, MLP_MIN_IMAGES
+from search.pairs import Pair, PairReport, fit_pairs, report_pair
 from search.run_folder import Progress, Silent
 
 SHARES = tuple(k / 25 for k in range(1, 25))
@@ -50,6 +52,8 @@ FAST_SHARE_OF_BEST = 0.9
 MAX_PLANS = 40
 # Of the shares, how many a third stage is tried with.
 _THIRD_SHARES = 4
+# To fit a pair on 1,000 images takes about a second; to start a worker takes longer.
+_WORKERS_FROM = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +117,7 @@ def fit_images(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int
 
 def route(
     artifacts: Sequence[Artifact],
-    images: Sequence[NDArray[np.uint8]],
+    views: Sequence[FrameView],
     truths: Sequence[Truth],
     *,
     classes: int,
@@ -124,6 +128,7 @@ def route(
 ) -> Routing:
     """Fit alignments and gain models on calibration, and return the plans worth publishing.
 
+    views: of the frames that the artifacts answered.
     shares: of the frames that a stage answers, those that go on; a plan of each pair for each. With too few
     images to fit a gain model on, there are only plans of one stage. Raises ValueError when an artifact's
     answers are not one per image.
@@ -134,32 +139,32 @@ def route(
     alignments: dict[str, Alignment] = {}
     for artifact in artifacts:
         alignments[artifact.name] = fit_alignment(subset(artifact.table, fitted), classes)
-        sides[artifact.name] = answered(artifact.answers, images, artifact.table, alignments[artifact.name])
+        sides[artifact.name] = answered(artifact.answers, views, artifact.table, alignments[artifact.name])
     every = AnswerSet(sides, truths, classes)
     fits, held = every.part(fitted), every.part(certifying)
 
     singles = [_single(artifact, fits, costs) for artifact in artifacts]
     accuracy = {plan.stages[0].variant: plan.accuracy[0].map for plan in singles}
     wanted = _pairs_worth_it(artifacts, accuracy) if len(fitted) >= MIN_IMAGES else []
-    progress.start("route", len(wanted) + 3)
-    doubles: list[Plan] = []
-    by_name = {artifact.name: artifact for artifact in artifacts}
+    maker = _PlanMaker({artifact.name: artifact for artifact in artifacts}, fits, costs)
     pairs: dict[tuple[str, str], Pair] = {}
-    for fast, larger in wanted:
-        pair = fit_pair(fast.name, larger.name, fits, seed)
-        pairs[fast.name, larger.name] = pair
-        doubles += [_double(pair, share, by_name, fits, costs) for share in shares]
-        report = pair.report
+    doubles: list[Plan] = []
+    progress.start("route", len(wanted))
+    for pair in fit_pairs(wanted, fits, seed, workers=_workers(len(wanted), len(fitted))):
+        pairs[pair.fast, pair.larger] = pair
+        doubles += [maker.double(pair, share) for share in shares]
         progress.advance(
-            1, f"{report.fast} → {report.larger}: rank correlation {report.rank_correlation:.2f}"
+            1, f"{pair.fast} → {pair.larger}: rank correlation {pair.report.rank_correlation:.2f}"
         )
-    front = worth_publishing([*singles, *doubles])
-    triples = _triples(front, pairs, by_name, fits, costs, shares)
-    progress.advance(1, f"{len(triples)} plans of three stages")
-    plans = certified(worth_publishing([*singles, *doubles, *triples]), fits, held, len(truths))
-    progress.advance(1, f"{len(plans)} plans")
-    reports = tuple(report_pair(pair, plans, fits, seed) for pair in pairs.values())
-    progress.advance(1, "other rules compared")
+    triples = _triples(worth_publishing([*singles, *doubles]), pairs, maker, shares, progress)
+    plans = certified(
+        worth_publishing([*singles, *doubles, *triples]), fits, held, len(truths), progress=progress
+    )
+    progress.start("compare other rules", len(pairs))
+    reports: list[PairReport] = []
+    for pair in pairs.values():
+        reports.append(report_pair(pair, plans, fits, seed))
+        progress.advance(1)
     seen = certifying if len(certifying) else fitted
     return Routing(
         alignments,
@@ -169,7 +174,7 @@ def route(
             _reference(name, sides[name], classes)
             for name in dict.fromkeys(plan.stages[0].variant for plan in plans)
         ),
-        reports,
+        tuple(reports),
         tuple(_alignment_report(artifact, sides[artifact.name].table, seen) for artifact in artifacts),
     )
 
@@ -181,8 +186,8 @@ def _reference(name: str, side: Answered, classes: int) -> Reference:
 
 def score_plan(plan: Plan, answers: AnswerSet, *, split: SplitName) -> PlanAccuracy:
     """Score a published plan on answers of its variants, deciding with its own rules, as the router will."""
-    tables = answers.in_hand([stage.variant for stage in plan.stages], plan.fusion)
-    return _plan_accuracy(score_stages(tables, answers.ends(plan)), split, len(answers.truths))
+    in_hand = answers.ranking([stage.variant for stage in plan.stages], plan.fusion)
+    return _plan_accuracy(score_stages(in_hand, answers.ends(plan)), split, len(answers.truths))
 
 
 def operating_points(plans: Sequence[Plan]) -> tuple[OperatingPoint, ...]:
@@ -222,9 +227,7 @@ def worth_publishing(plans: Sequence[Plan]) -> list[Plan]:
     Too many are thinned: the one goes that adds least area under the fronts of mAP over mean cost and of mAP
     over p99 (both costs logarithmic), but never a plan of one stage, nor the best.
     """
-    stays = [plan for i, plan in enumerate(plans) if not any(_dominates(other, plan, j < i) for j, other in
-                                                              enumerate(plans) if j != i)]  # fmt: skip
-    stays.sort(key=lambda plan: (plan.mean_ms, plan.name))
+    stays = sorted(_unmatched(plans), key=lambda plan: (plan.mean_ms, plan.name))
     best = max(stays, key=_map)
     while len(stays) > MAX_PLANS:
         loose = [k for k in range(1, len(stays)) if len(stays[k].stages) > 1 and stays[k] is not best]
@@ -250,20 +253,25 @@ def _exclusive_areas(costs_ms: Sequence[float], accuracy: Sequence[float]) -> ND
     return areas
 
 
-def _dominates(a: Plan, b: Plan, first: bool) -> bool:
-    costs = ((a.mean_ms, b.mean_ms), (a.p99_ms, b.p99_ms), (-_map(a), -_map(b)))
-    return all(x <= y for x, y in costs) and (first or any(x < y for x, y in costs))
+def _unmatched(plans: Sequence[Plan]) -> list[Plan]:
+    """Return the plans that no other one matches in mean cost, p99 and mAP; of equals the first."""
+    rows = np.array([(plan.mean_ms, plan.p99_ms, -_map(plan)) for plan in plans])
+    earlier = np.arange(len(rows))
+    out: list[Plan] = []
+    for i, row in enumerate(rows):
+        no_worse = (rows <= row).all(axis=1)
+        if not (no_worse & ((rows < row).any(axis=1) | (earlier < i))).any():
+            out.append(plans[i])
+    return out
 
 
 def _map(plan: Plan) -> float:
     return plan.accuracy_on("calibration").map
 
 
-def _pairs_worth_it(
-    artifacts: Sequence[Artifact], accuracy: dict[str, float]
-) -> list[tuple[Artifact, Artifact]]:
+def _pairs_worth_it(artifacts: Sequence[Artifact], accuracy: dict[str, float]) -> list[tuple[str, str]]:
     return [
-        (fast, larger)
+        (fast.name, larger.name)
         for fast in artifacts
         for larger in artifacts
         if fast.stage.mean_ms <= _WORTH_COST_RATIO * larger.stage.mean_ms
@@ -271,8 +279,14 @@ def _pairs_worth_it(
     ]
 
 
+def _workers(pairs: int, images: int) -> int:
+    """Return how many processes to fit with: to start them pays where there are many pairs or images."""
+    return cores() if images >= MLP_MIN_IMAGES and pairs * images >= _WORKERS_FROM else 1
+
+
 def _single(artifact: Artifact, fits: AnswerSet, costs: Costs) -> Plan:
-    score = PlanScore(score_table(fits.sides[artifact.name].table), ())
+    ranking = fits.ranking([artifact.name], "replace")
+    score = score_stages(ranking, np.zeros(len(fits.truths), dtype=np.int64))
     cost = plan_cost(costs.decode, [artifact.stage], [1.0])
     return Plan(
         name=artifact.name,
@@ -297,89 +311,105 @@ def _alignment_report(artifact: Artifact, aligned: MatchTable, images: NDArray[n
     )
 
 
-def _double(pair: Pair, share: float, by_name: Mapping[str, Artifact], fits: AnswerSet, costs: Costs) -> Plan:
-    threshold = threshold_for_share(pair.gain.held_out, share)
-    ends = escalate(pair.gain.held_out, threshold).astype(np.int64)
-    # Names have room for three variants' names; the share is the one asked for, in percent.
-    name = f"{pair.fast}.{pair.larger}.{round(100 * share):02d}"
-    return _of_stages(name, (pair,), (threshold,), ends, pair.fusion, by_name, fits, costs)
+@dataclass(frozen=True, slots=True, eq=False)
+class _PlanMaker:
+    """Makes plans of several stages from pairs, scored on the fitted images by held-out gains."""
+
+    by_name: Mapping[str, Artifact]
+    fits: AnswerSet
+    costs: Costs
+
+    def double(self, pair: Pair, share: float) -> Plan:
+        """Return the plan in which a share of the frames goes on from the first of a pair to the second."""
+        threshold = threshold_for_share(pair.gain.held_out, share)
+        ends = escalate(pair.gain.held_out, threshold).astype(np.int64)
+        # Names have room for three variants' names; the share is the one asked for, in percent.
+        name = f"{pair.fast}.{pair.larger}.{round(100 * share):02d}"
+        return self._plan(name, (pair,), (threshold,), ends, pair.fusion, pair.in_hand)
+
+    def triples(
+        self, doubles: Sequence[Plan], pairs: tuple[Pair, Pair], shares: Sequence[float]
+    ) -> list[Plan]:
+        """Lengthen plans of a pair by another: of the frames that reach their last stage, a share goes on."""
+        first, second = pairs
+        variants = (first.fast, first.larger, second.larger)
+        in_hand = self.fits.ranking(variants, first.fusion)
+        self.fits.forget(variants)
+        out: list[Plan] = []
+        for plan in doubles:
+            rule = plan.stages[0].rule
+            assert rule is not None
+            going = escalate(first.gain.held_out, rule.threshold)
+            for share in shares:
+                threshold = threshold_for_share(second.gain.held_out[going], share)
+                on = going & escalate(second.gain.held_out, threshold)
+                name = f"{plan.name}.{second.larger}.{round(100 * share):02d}"
+                ends = going.astype(np.int64) + on
+                out.append(self._plan(name, pairs, (rule.threshold, threshold), ends, plan.fusion, in_hand))
+        return out
+
+    def _plan(
+        self,
+        name: str,
+        pairs: tuple[Pair, ...],
+        thresholds: tuple[float, ...],
+        ends: NDArray[np.int64],
+        fusion: Fusion,
+        in_hand: Ranking,
+    ) -> Plan:
+        """Make the plan that walks along pairs; `ends` is where each fitted image ends, by held-out gains."""
+        artifacts = [self.by_name[name] for name in (pairs[0].fast, *(pair.larger for pair in pairs))]
+        scored = score_stages(in_hand, ends)
+        stages = [artifact.stage for artifact in artifacts]
+        cost = plan_cost(self.costs.rule, stages, [1.0, *scored.escalated])
+        rules = [
+            Stage(variant=pair.fast, rule=Rule(gain=pair.gain.model, threshold=threshold))
+            for pair, threshold in zip(pairs, thresholds, strict=True)
+        ]
+        return Plan(
+            name=name,
+            stages=(*rules, Stage(variant=artifacts[-1].name)),
+            fusion=fusion,
+            runtime=self.costs.runtime,
+            engines=tuple(
+                runtime
+                for runtime in artifacts[0].runtimes
+                if all(runtime in artifact.runtimes for artifact in artifacts)
+            ),
+            accuracy=(_plan_accuracy(scored, "calibration", len(self.fits.truths)),),
+            mean_ms=cost.mean_ms,
+            p99_ms=cost.p99_ms,
+            certificate=NoCertificate(reason="not tested yet"),
+        )
 
 
 def _triples(
     front: Sequence[Plan],
-    pairs: dict[tuple[str, str], Pair],
-    by_name: Mapping[str, Artifact],
-    fits: AnswerSet,
-    costs: Costs,
+    pairs: Mapping[tuple[str, str], Pair],
+    maker: _PlanMaker,
     shares: Sequence[float],
+    progress: Progress,
 ) -> list[Plan]:
-    """Lengthen the plans of two stages on the front: of the frames that reach their last stage, a share goes
-    on to a third."""
-    out: list[Plan] = []
+    """Lengthen the plans of two stages on the front by every pair that goes on from their last stage."""
+    by_pair: dict[tuple[str, str], list[Plan]] = {}
     for plan in front:
-        if len(plan.stages) != 2:
-            continue
-        first = pairs[plan.stages[0].variant, plan.stages[1].variant]
-        rule = plan.stages[0].rule
-        assert rule is not None
-        going = escalate(first.gain.held_out, rule.threshold)
-        for second in pairs.values():
-            if second.fast != first.larger:
-                continue
-            for share in shares[:: len(shares) // _THIRD_SHARES or 1]:
-                threshold = threshold_for_share(second.gain.held_out[going], share)
-                on = going & escalate(second.gain.held_out, threshold)
-                out.append(
-                    _of_stages(
-                        f"{plan.name}.{second.larger}.{round(100 * share):02d}",
-                        (first, second),
-                        (rule.threshold, threshold),
-                        going.astype(np.int64) + on,
-                        plan.fusion,
-                        by_name,
-                        fits,
-                        costs,
-                    )
-                )
-    return out
-
-
-def _of_stages(
-    name: str,
-    pairs: tuple[Pair, ...],
-    thresholds: tuple[float, ...],
-    ends: NDArray[np.int64],
-    fusion: Fusion,
-    by_name: Mapping[str, Artifact],
-    fits: AnswerSet,
-    costs: Costs,
-) -> Plan:
-    """Make the plan that walks along pairs; `ends` is where each fitted image ends, by held-out gains."""
-    artifacts = [by_name[name] for name in (pairs[0].fast, *(pair.larger for pair in pairs))]
-    scored = score_stages(fits.in_hand([artifact.name for artifact in artifacts], fusion), ends)
-    cost = plan_cost(costs.rule, [artifact.stage for artifact in artifacts], [1.0, *scored.escalated])
-    stages = [
-        Stage(variant=pair.fast, rule=Rule(gain=pair.gain.model, threshold=threshold))
-        for pair, threshold in zip(pairs, thresholds, strict=True)
+        if len(plan.stages) == 2:
+            by_pair.setdefault((plan.stages[0].variant, plan.stages[1].variant), []).append(plan)
+    longer = [
+        (doubles, (pairs[key], second))
+        for key, doubles in by_pair.items()
+        for second in pairs.values()
+        if second.fast == key[1]
     ]
-    return Plan(
-        name=name,
-        stages=(*stages, Stage(variant=artifacts[-1].name)),
-        fusion=fusion,
-        runtime=costs.runtime,
-        engines=tuple(
-            runtime
-            for runtime in artifacts[0].runtimes
-            if all(runtime in artifact.runtimes for artifact in artifacts)
-        ),
-        accuracy=(_plan_accuracy(scored, "calibration", len(fits.truths)),),
-        mean_ms=cost.mean_ms,
-        p99_ms=cost.p99_ms,
-        certificate=NoCertificate(reason="not tested yet"),
-    )
+    progress.start("route, three stages", len(longer))
+    out: list[Plan] = []
+    for doubles, both in longer:
+        out += maker.triples(doubles, both, shares[:: len(shares) // _THIRD_SHARES or 1])
+        progress.advance(1, f"{len(out)} plans")
+    return out
 
 
 def _plan_accuracy(scored: PlanScore, split: SplitName, images: int) -> PlanAccuracy:
     return PlanAccuracy(
-        split=split, images=images, map=scored.score.map, map50=scored.score.map50, escalated=scored.escalated
+        split=split, images=images, map=scored.map, map50=scored.map50, escalated=scored.escalated
     )

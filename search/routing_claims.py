@@ -16,7 +16,6 @@ from search.bench_certificate import (
     MOST_EXCEEDED,
     CertificateResult,
 )
-from search.bench_scales import MOST_LOST, ScaleResult
 from search.rivals import REPORTED_RATE, Rival, RuleCurve, curve_of
 
 OF_ORACLE, LEAST_HALF, MOST_ERROR, MOST_US = 0.8, 0.48, 0.02, 100.0
@@ -87,10 +86,10 @@ class PairResult:
 class RoutingResult:
     """Everything that was measured.
 
-    widest: the pair from the fastest to the largest; it and `scales` are None where there are no calibration
-    frames. on_pool: that pair's curves on the pool, where there is one: on few frames each of them moves the
-    mAP, and the oracle, which ranks by just that, is ahead by luck. half: the share of the gap that a random
-    half recovers. decision_us: the best of many decisions.
+    widest: the pair from the fastest to the largest, None where no plan asks it and there are no calibration
+    frames to fit it on. on_pool: that pair's curves on the pool, where there is one: on few frames each of
+    them moves the mAP, and the oracle, which ranks by just that, is ahead by luck. half: the share of the gap
+    that a random half recovers. decision_us: the best of many decisions.
     """
 
     frames: int
@@ -98,7 +97,6 @@ class RoutingResult:
     widest: PairResult | None
     on_pool: tuple[RuleCurve, ...] | None
     errors: tuple[AlignmentError, ...]
-    scales: ScaleResult | None
     half: float
     decision_us: float
     certificate: CertificateResult | None
@@ -126,15 +124,6 @@ class RoutingResult:
                 self.decision_us <= MOST_US,
             ),
         ]
-        if self.scales is not None:
-            claims.append(
-                Claim(
-                    f"squaring the largest's scores costs an aligned cascade at most {MOST_LOST} mAP",
-                    f"{self.scales.aligned:.4f} before, {self.scales.aligned_squared:.4f} after"
-                    f" (raw scores: {self.scales.raw:.4f}, {self.scales.raw_squared:.4f})",
-                    self.scales.holds,
-                )
-            )
         if self.certificate is not None:
             row = self.certificate
             share = "nothing certified" if row.escalated is None else f"{row.escalated:.0%} escalated"

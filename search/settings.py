@@ -49,6 +49,7 @@ class SpaceChoices(Value):
 class Settings(Value):
     """Everything a run depends on. `steps` or `minutes` is the training budget; `weights` replaces training,
     `init` is where it begins, `favour` the journal of candidates whose best subnets it draws more often.
+    `subnets`: the names of those that are evaluated and kept, all of them, instead of searching.
 
     Paths are absolute. calibration_share: of train, held out where the data set has no calibration
     split of its own. search_images: validation images that candidates are judged on.
@@ -78,6 +79,7 @@ class Settings(Value):
     polish: bool = False
     any_way_up: bool = False
     space: SpaceChoices = SpaceChoices()
+    subnets: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     algorithm: Algorithm = "nsga2"
     latency_weight: PositiveFloat | None = None
     objective: Objective = "map"
@@ -144,15 +146,15 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "explore": (
         "seed", "algorithm", "latency_weight", "objective", "candidates", "population", "explore_minutes",
         "search_images", "latency_subnets", "latency_precision", "latency_table", "nms_iou", "target",
-        "triton_platform",
+        "triton_platform", "subnets",
     ),
     "finish": (
         "seed", "keep", "max_trail", "finish_minutes", "finish_steps", "batch_size", "learning_rate",
-        "any_way_up", "paste",
+        "any_way_up", "paste", "subnets",
     ),
     "export": (
         "seed", "keep", "max_trail", "precisions", "quantization", "nms_iou", "objective", "runtimes",
-        "search_images", "any_way_up", "paste", "tune_above", "tune_steps", "triton_platform",
+        "search_images", "any_way_up", "paste", "tune_above", "tune_steps", "triton_platform", "subnets",
     ),
     "measure": (
         "seed", "objective", "runtimes", "triton_platform", "tolerance", "publish", "max_mb", "max_trail",

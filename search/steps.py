@@ -72,19 +72,7 @@ def data(context: Context) -> list[Path]:
     """Read and check the data set, every image included, and write down what it is."""
     dataset = context.dataset()
     _decode_all(context, dataset)
-    info = DatasetInfo(
-        name=dataset.name,
-        fingerprint=dataset.fingerprint,
-        classes=dataset.classes,
-        splits=tuple(
-            SplitInfo(
-                name=split,
-                images=len(dataset.splits[split].images),
-                boxes=sum(len(image.labels) for image in dataset.splits[split].images),
-            )
-            for split in _ROLES
-        ),
-    )
+    info = info_of(dataset)
     path = context.folder.path("data", "dataset.json")
     write_text(path, info.model_dump_json(indent=2) + "\n")
     for note in dataset.notes:
@@ -92,6 +80,24 @@ def data(context: Context) -> list[Path]:
     for split in info.splits:
         context.say(f"  {split.name}: {split.images} images, {split.boxes} boxes")
     return [path]
+
+
+def info_of(dataset: Dataset) -> DatasetInfo:
+    """Return what a manifest says of a data set."""
+    return DatasetInfo(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        classes=dataset.classes,
+        splits=tuple(
+            SplitInfo(
+                name=role,
+                images=len(dataset.splits[role].images),
+                boxes=sum(len(image.labels) for image in dataset.splits[role].images),
+            )
+            for role in _ROLES
+            if role in dataset.splits
+        ),
+    )
 
 
 def _decode_all(context: Context, dataset: Dataset) -> None:
@@ -143,6 +149,7 @@ def train(context: Context) -> list[Path]:
     from search.weights import read_supernet
 
     settings, space = context.settings, space_of(context)
+    _named(settings, space)  # what cannot be explored is said before an hour of training
     if settings.weights is not None:
         found = read_supernet(Path(settings.weights)).space
         if found != space:
@@ -229,7 +236,7 @@ def explore(context: Context) -> list[Path]:
     )
     predictor = folder.path("explore", "predictor.json")
     write_text(predictor, error.model_dump_json(indent=2) + "\n")
-    images = judged_images(context)
+    images, named = judged_images(context), _named(settings, space)
     journal = Journal(folder.path("explore", "candidates.jsonl"))
     with Evaluation(judge_of(context, images), settings.workers) as evaluate:
         done = run_explore(
@@ -238,16 +245,28 @@ def explore(context: Context) -> list[Path]:
             evaluate,
             latency_ms,
             journal,
-            budget=settings.candidates,
+            budget=len(named) or settings.candidates,
             images=len(images),
             seed=settings.seed,
-            population=settings.population,
-            known_good=[Architecture.parse(name) for name in _favoured(settings, space)],
+            population=max(settings.population, len(named)),
+            known_good=named or [Architecture.parse(name) for name in _favoured(settings, space)],
             minutes=settings.explore_minutes,
             progress=context.progress,
         )
     context.say(f"  {evaluated_summary(done)}")
     return [folder.root / "explore" / "latency_table.json", predictor, journal.path]
+
+
+def _named(settings: Settings, space: Space) -> list[Architecture]:
+    """Return the subnets that are evaluated in place of a search, none for a search."""
+    try:
+        archs = [Architecture.parse(name) for name in dict.fromkeys(settings.subnets or ())]
+    except ValueError as error:
+        raise RunError(f"subnets: {error}") from error
+    for arch in archs:
+        if arch not in space:
+            raise RunError(f"subnets: {arch.name} is not in the search space")
+    return archs
 
 
 def _strategy(settings: Settings, space: Space, latency_ms: Latency) -> Strategy:
@@ -278,6 +297,14 @@ def read_candidates(context: Context) -> list[Candidate]:
     """Return every candidate that step `explore` evaluated."""
     lines = (context.folder.root / "explore" / "candidates.jsonl").read_text().splitlines()
     return [Candidate.model_validate_json(line) for line in lines]
+
+
+def kept_candidates(context: Context) -> list[Candidate]:
+    """Return the candidates that go on, cheapest first: those named, or the best that were found."""
+    settings, candidates = context.settings, read_candidates(context)
+    if settings.subnets is not None:
+        return sorted(candidates, key=lambda one: (one.latency_ms, one.architecture))
+    return kept(candidates, settings.keep, max_trail=settings.max_trail)
 
 
 def judged_images(context: Context) -> tuple[int, ...]:

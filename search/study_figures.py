@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_repo import scoring
 from model_repo.scoring import MatchTable, mean_precision
 from search.study_values import Arm, Interval, Model, Ranking
 
 _BUDGETS = 200
 _RESAMPLES = 300
-_LEAST_SCORE = 0.02
 
 Floats = NDArray[np.float64]
 
@@ -123,15 +123,9 @@ def _resamples(images: int, seed: int) -> NDArray[np.int64]:
 
 
 def _maps(table: MatchTable, drawn: NDArray[np.int64]) -> Floats:
-    """Return mAP on each of the samples. Resamples leave out boxes of next to no score: most of the rows, and
-    next to none of the mAP; what they do decide is added."""
-    kept = table.score >= _LEAST_SCORE
-    strong = MatchTable(
-        table.image[kept], table.label[kept], table.score[kept], table.hit[kept], table.ignore[kept],
-        table.positives,
-    )  # fmt: skip
-    rest = mean_precision(table) - mean_precision(strong)
-    return np.array([mean_precision(strong, weights) + rest for weights in drawn])
+    """Return mAP on each of the samples."""
+    rows = scoring.Ranking([table])
+    return np.array([rows.map(weights[None]) for weights in drawn])
 
 
 def _each(chosen: NDArray[np.int64], maps: Floats) -> Floats:

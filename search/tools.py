@@ -1,6 +1,6 @@
-"""Commands beside a run: render the demo data; print, copy, measure and calibrate what is published.
+"""Commands beside a run: render the demo data; print, copy, measure, calibrate and recover what is published.
 
-None of them imports torch.
+None but `recover` imports torch.
 """
 
 from __future__ import annotations
@@ -116,6 +116,29 @@ def copy(
     except (RepositoryError, OSError) as error:
         raise RunError(str(error)) from error
     typer.echo(f"{target}: {len(published.frontier.variants)} models, {published.digest[:12]}")
+
+
+def recover(
+    model: Annotated[Path, typer.Option(help="a published model of a search: models/VARIANT/1/model.onnx")],
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="the file to write, for `search run --init`")],
+    seed: Annotated[int, typer.Option(help="of the training frames that give the norms' statistics")] = 0,
+) -> None:
+    """Make a supernet's weights of a published model, to train on from it without the run that made it.
+
+    The largest published model has the most of the supernet that it was cut from, and so most of its subnets.
+    """
+    from search.data.coco import DataError, read_dataset
+    from search.recover import recover as read_back
+    from search.weights import write_supernet
+
+    try:
+        stored = read_back(model, read_dataset(data), seed=seed)
+    except DataError as error:
+        raise RunError(str(error)) from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_supernet(out, stored)
+    typer.echo(f"{out}: {stored.space.largest.name}")
 
 
 def plans(

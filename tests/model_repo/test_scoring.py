@@ -15,6 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from model_repo.detections import Detections
 from model_repo.scoring import (
+    MatchTable,
+    Ranking,
     Truth,
     best_f1,
     bootstrap_map,
@@ -149,10 +151,67 @@ def test_weights_count_images() -> None:
     """Weighing every image once changes nothing; weighing some with zero is leaving them out."""
     truths, predictions = _scene(8, 20, 3.0)
     table = match(truths, predictions, CLASSES)
-    assert mean_precision(table, np.ones(20, np.int64)) == pytest.approx(mean_precision(table))
+    ranking = Ranking([table])
+    assert ranking.map(np.ones((1, 20), np.int64)) == mean_precision(table)
     some = np.arange(0, 20, 2)
     weights = np.isin(np.arange(20), some).astype(np.int64)
-    assert mean_precision(table, weights) == pytest.approx(mean_precision(subset(table, some)))
+    assert ranking.map(weights[None]) == pytest.approx(mean_precision(subset(table, some)))
+
+
+def _plain_precision(table: MatchTable, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AP by its definition: sort, cumulate every row, read the envelope at each recall."""
+    order = np.argsort(-table.score, kind="stable")
+    rows = []
+    for c in np.flatnonzero(weights @ table.positives):
+        own = order[table.label[order] == c]
+        weight = weights[table.image[own]][:, None]
+        hits = np.cumsum(table.hit[own] * weight, axis=0)
+        misses = np.cumsum((~table.hit[own] & ~table.ignore[own]) * weight, axis=0)
+        recall, precision = hits / (weights @ table.positives)[c], hits / np.maximum(hits + misses, 1)
+        rows.append(
+            [
+                np.mean([precision[recall[:, t] >= r, t].max(initial=0.0) for r in np.linspace(0, 1, 101)])
+                for t in range(10)
+            ]
+        )
+    return np.array(rows).reshape(-1, 10)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), levels=st.sampled_from([3, 1000]))
+def test_a_ranking_scores_any_choice_as_sorting_it_anew_would(seed: int, levels: int) -> None:
+    """Answers picked from three tables and resampled have the APs of the table that holds just those, with
+    crowds and with many equal scores."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for jitter in (1.0, 4.0, 12.0):
+        truths, answers = _scene(seed, 12, jitter)
+        steps = np.float32(levels)
+        coarse = [each.with_score(np.ceil(each.score * steps) / steps) for each in answers]
+        tables.append(match(truths, coarse, CLASSES))
+    choice, weights = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
+    ranking = Ranking(tables)
+    found = ranking.per_class_precision(ranking.once(choice) * weights)
+    np.testing.assert_allclose(found, _plain_precision(mix(tables, choice), weights), atol=1e-12)
+
+
+def test_only_the_best_hundred_of_a_class_count() -> None:
+    """Of an image's boxes of one class COCO takes 100; a box that hits with less score than those is lost."""
+    rng = np.random.default_rng(4)
+    truth = Truth(_boxes(rng, 1), np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    clutter = _boxes(rng, 150) + np.float32(1000)
+    crowded = Detections.make(
+        np.vstack([clutter, truth.xyxy]), [*rng.uniform(0.5, 1, 150), 0.1], np.zeros(151)
+    )
+    assert len(match([truth], [crowded], CLASSES).label) == 100
+    assert score([truth], [crowded], CLASSES).map == _reference([truth], [crowded])[0] == 0.0
+
+
+def test_a_prediction_of_no_class_is_refused() -> None:
+    """A label beyond the classes is an error, not a box that counts nowhere."""
+    nothing = Truth(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    with pytest.raises(ValueError, match="label 2, there are 2 classes"):
+        match([nothing], [Detections.make([[0, 0, 9, 9]], [0.5], [2])], 2)
 
 
 def test_bootstrap_interval_holds_the_estimate() -> None:

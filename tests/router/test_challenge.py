@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model_repo import publish
 from model_repo.publish import Repository
-from model_repo.runtime.engine import EngineUnavailable
+from model_repo.runtime.engine import EngineBusy, EngineUnavailable
 from router.admission import Shed
 from router.bootstrap import Gateway, build
 from router.budget import Deadline
@@ -241,6 +241,36 @@ async def test_an_ill_engine_is_not_the_challengers_fault(
     assert not gateway.service.well
     assert challenge_of(gateway).well
     assert (await ask(gateway, frame)).arm == "challenger"
+
+
+async def test_a_full_queue_does_not_stop_the_challenger(
+    bench: Bench, published: Repository, frame: bytes
+) -> None:
+    """However often the challenger's queue is full the champion answers those frames, and the share stays."""
+    full = EngineBusy("queue full")
+    engine = FakeEngine(rows={"tiny-0": SURE}, failures=deque([full, None] * 6))
+    gateway = challenged(bench, published, engine, challenger_share=1.0)
+    for _ in range(6):
+        assert (await ask(gateway, frame)).arm == "champion"
+    assert ended(gateway, "challenger", "failed") == 6
+    engine.failures = deque([full] * 4)
+    for _ in range(4):
+        with pytest.raises(EngineFailed, match="queue full"):
+            await ask(gateway, frame, Wishes(model="tiny-2"))
+    assert challenge_of(gateway).share == 1.0
+    assert (await ask(gateway, frame)).arm == "challenger"
+
+
+async def test_a_full_queue_does_not_stop_a_shadow(bench: Bench, published: Repository, frame: bytes) -> None:
+    """A frame that it could not look at for want of room is dropped, not failed."""
+    engine = FakeEngine(rows={"tiny-0": SURE}, failures=deque([None, EngineBusy("queue full")] * 5))
+    gateway = challenged(bench, published, engine, challenger_mode="shadow", challenger_share=1.0)
+    for number in range(1, 6):
+        assert (await ask(gateway, frame)).arm == "champion"
+        await until(lambda: challenge_of(gateway).serving.inside == 0)
+        assert ended(gateway, "challenger", "dropped") == number
+    assert ended(gateway, "challenger", "failed") == 0
+    assert not challenge_of(gateway).stopped
 
 
 async def test_a_model_of_the_challenger_alone_fails_for_its_sender(

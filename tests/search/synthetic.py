@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_repo.detections import Detections
+from model_repo.escalation import FrameView
 from model_repo.latency import Histogram
 from model_repo.scoring import Truth, match
 from search.routing import Artifact
@@ -18,9 +19,9 @@ WH = (160, 120)
 
 @dataclass(frozen=True)
 class Scene:
-    """Frames RGB uint8 [120, 160, 3], their labels, and their difficulty in [0, 1]."""
+    """Views of frames of 160 x 120 pixels, their labels, and their difficulty in [0, 1]."""
 
-    images: tuple[NDArray[np.uint8], ...]
+    views: tuple[FrameView, ...]
     truths: tuple[Truth, ...]
     difficulty: NDArray[np.float64]
 
@@ -29,14 +30,15 @@ def scene(count: int, seed: int) -> Scene:
     """Draw frames with three boxes each, few of them hard; a harder one is darker."""
     rng = np.random.default_rng([seed, 1])
     difficulty = rng.random(count) ** 3
-    images, truths = [], []
+    views, truths = [], []
     for hard in difficulty:
         level = 200 * (1 - hard) + 20
-        images.append(np.clip(rng.normal(level, 8, (WH[1], WH[0], 3)), 0, 255).astype(np.uint8))
+        image = np.clip(rng.normal(level, 8, (WH[1], WH[0], 3)), 0, 255).astype(np.uint8)
+        views.append(FrameView.of(image))
         xy = rng.uniform(0, 90, (3, 2))
         boxes = np.concatenate((xy, xy + rng.uniform(15, 30, (3, 2))), axis=1).astype(np.float32)
         truths.append(Truth(boxes, rng.integers(CLASSES, size=3), np.zeros(3, np.bool_)))
-    return Scene(tuple(images), tuple(truths), difficulty)
+    return Scene(tuple(views), tuple(truths), difficulty)
 
 
 def artifact(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from search.bench import CascadeResult, cascade
+from model_repo.frontier import Plan
+from search.bench import CascadeResult, Claim, Verdict, cascade, choose
 from search.bench_search import PrecisionResult, PrecisionRow
 from search.data.coco import read_dataset
 from search.run_folder import RunError, Silent
@@ -22,26 +23,48 @@ def test_models_and_plans_are_measured_on_the_test_split(tmp_path: Path) -> None
     found = cascade(repository, data, Silent(), frames=8)
     assert {row.name for row in found.rows} == {"tiny-0", "tiny-1", "tiny-0-then-tiny-1"}
     assert found.largest == "tiny-1"
-    assert found.chosen == "tiny-0-then-tiny-1"
+    assert {verdict.chosen for verdict in found.verdicts} == {"tiny-0-then-tiny-1"}
     for row in found.rows:
         assert 0.0 <= row.map <= row.map50 + 1e-9 <= 1.0 + 1e-9
         assert 0.0 < row.mean_ms <= row.p99_ms
-        assert row.escalated == 0.0 or row.stages == 2
+        assert row.asked == 0.0 or row.stages == 2
 
 
 def test_the_claim_needs_all_three_parts() -> None:
     """Too little accuracy, too much latency, or a single model that does as well: each breaks the claim."""
-    good = CascadeResult((), "large", "plan", accuracy_kept=0.985, latency_share=0.59, matched_by=())
+    good = Verdict(Claim(0.99, 0.5), "plan", accuracy_kept=0.991, latency_share=0.49, matched_by=())
     assert good.holds
-    assert not replace(good, accuracy_kept=0.979).holds
-    assert not replace(good, latency_share=0.61).holds
-    assert not replace(good, matched_by=("middle",)).holds
+    for bad in (
+        replace(good, accuracy_kept=0.989),
+        replace(good, latency_share=0.51),
+        replace(good, matched_by=("middle",)),
+    ):
+        assert not bad.holds
+        assert not CascadeResult((), "large", (good, bad)).holds
+    assert CascadeResult((), "large", (good,)).holds
+
+
+def test_a_claim_takes_the_most_accurate_plan_that_its_latency_allows(tmp_path: Path) -> None:
+    """Calibration chooses by published cost and accuracy, with a little room for what stages do not add up
+    to; where nothing is cheap enough, the cheapest cascade stands for the claim."""
+    plans = tiny_repository(tmp_path).frontier.plans
+    alone = next(plan for plan in plans if plan.name == "tiny-1")
+    cascade_of = next(plan for plan in plans if len(plan.stages) == 2)
+
+    def costing(share: float, accuracy: float) -> Plan:
+        own = cascade_of.accuracy[0].model_copy(update={"map": accuracy})
+        return cascade_of.model_copy(update={"mean_ms": share * alone.mean_ms, "accuracy": (own,)})
+
+    cheap, better, dear = costing(0.3, 0.4), costing(0.48, 0.5), costing(0.495, 0.6)
+    assert choose([alone, cheap, better, dear], "tiny-1", Claim(0.99, 0.5)) is better
+    assert choose([alone, cheap, better, dear], "tiny-1", Claim(0.99, 0.65)) is dear
+    assert choose([alone, better, dear], "tiny-1", Claim(0.99, 0.2)) is better
 
 
 def test_a_repository_without_cascades_is_refused(tmp_path: Path) -> None:
     """Where no plan has two stages there is nothing to measure."""
     data = read_dataset(squares_data(tmp_path / "data", {"test": 4}), needed=("test",))
-    with pytest.raises(RunError, match="publishes no plan of two stages"):
+    with pytest.raises(RunError, match="publishes no plan of several stages"):
         cascade(tiny_repository(tmp_path / "repo", plans=False), data, Silent())
 
 

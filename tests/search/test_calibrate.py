@@ -156,7 +156,7 @@ def plans() -> tuple[Plan, ...]:
         artifact("large", drawn, weakness=0.25, ms=12.0, seed=2),
     ]
     return route(
-        artifacts, drawn.images, drawn.truths, classes=SCENE_CLASSES,
+        artifacts, drawn.views, drawn.truths, classes=SCENE_CLASSES,
         costs=Costs("openvino", Histogram.of([0.5, 0.6]), Histogram.of([0.7, 0.8])), seed=0,
     ).plans  # fmt: skip
 

@@ -171,3 +171,25 @@ def test_one_command_ends_in_a_published_repository(given: Path, tmp_path: Path)
     assert changed.returncode == 2
     assert "candidates: was 6, is now 7" in changed.stderr
     assert read(tmp_path / "run-repo").digest == repository.digest
+
+
+@pytest.mark.timeout(290)
+def test_named_subnets_go_on_in_place_of_a_search(given: Path, tmp_path: Path) -> None:
+    """Just those are evaluated, to the end, and all of them are kept, however far one trails."""
+    names = [
+        f"r{side}-d1.{depth}.1.1-w8.8.16.16-n8-h1" for side, depth in ((128, 2), (96, 1), (128, 1), (96, 2))
+    ]
+    out = tmp_path / "run"
+    chosen = [word for name in names for word in ("--subnet", name)]
+    to_the_end(arguments(given, out, *chosen, "--keep", "2", "--max-trail", "0.001", "--until", "finish"))
+    assert [row["architecture"] for row in _without_times(out)] == names
+    assert all(row["finished"] for row in _without_times(out))
+    assert {path.parent.name for path in (out / "finish").glob("*/weights.pt")} == set(names)
+
+    wrong = ("--subnet", "r64-d1.1.1.1-w8.8.16.16-n8-h1", "--subnet", names[0])
+    unknown = subprocess.run(
+        arguments(given, tmp_path / "other", *wrong), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert unknown.returncode == 2
+    assert "r64-d1.1.1.1-w8.8.16.16-n8-h1 is not in the search space" in unknown.stderr
+    assert not (tmp_path / "other" / "train" / "weights.pt").exists()

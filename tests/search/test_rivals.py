@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_repo.scoring import mean_precision, mix
+from model_repo.scoring import Ranking, mean_precision, mix
 from search.align import aligned_table, calibration_error, fit_alignment, reliability
 from search.answers import answered
 from search.gain import swap_influences
@@ -31,8 +31,8 @@ def larger() -> Artifact:
 
 @pytest.fixture(scope="module")
 def ranked(fast: Artifact, larger: Artifact) -> dict[Rival, list[np.ndarray]]:
-    side = answered(fast.answers, DRAWN.images, fast.table, fit_alignment(fast.table, CLASSES))
-    labels = swap_influences(fast.table, larger.table)
+    side = answered(fast.answers, DRAWN.views, fast.table, fit_alignment(fast.table, CLASSES))
+    labels = swap_influences(Ranking([fast.table, larger.table]))
     return priorities(side, labels.astype(np.float32), labels, seed=0)
 
 
@@ -40,7 +40,7 @@ def test_curves_run_from_one_model_to_the_other(
     fast: Artifact, larger: Artifact, ranked: dict[Rival, list[np.ndarray]]
 ) -> None:
     """At rate 0 every rule has the fast model's mAP and at 1 the larger one's; the oracle gains most."""
-    curves = rule_curves(fast.table, larger.table, ranked)
+    curves = rule_curves(Ranking([fast.table, larger.table]), ranked)
     for curve in curves:
         assert len(curve.map) == len(RATES)
         assert curve.map[0] == mean_precision(fast.table)
@@ -58,7 +58,7 @@ def test_a_rate_sends_that_share_of_the_images(
     priority = ranked["max score"][0]
     first = np.argsort(-priority, kind="stable")[: IMAGES // 5]
     going = np.isin(np.arange(IMAGES), first).astype(np.int64)
-    curve = curve_of(rule_curves(fast.table, larger.table, ranked), "max score")
+    curve = curve_of(rule_curves(Ranking([fast.table, larger.table]), ranked), "max score")
     assert curve.map[RATES.index(0.2)] == mean_precision(mix((fast.table, larger.table), going))
 
 
@@ -67,8 +67,9 @@ def test_a_resample_of_every_image_once_changes_nothing(
 ) -> None:
     """Weights of one give the same curves as no weights."""
     once = np.ones(IMAGES, dtype=np.int64)
-    weighted = rule_curves(fast.table, larger.table, ranked, once)
-    for curve, plain in zip(weighted, rule_curves(fast.table, larger.table, ranked), strict=True):
+    in_hand = Ranking([fast.table, larger.table])
+    weighted = rule_curves(in_hand, ranked, once)
+    for curve, plain in zip(weighted, rule_curves(in_hand, ranked), strict=True):
         assert curve.map == pytest.approx(plain.map, abs=1e-12)
 
 

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from model_repo.frontier import Certificate, NoCertificate
 from model_repo.fusion import fuse
 from model_repo.latency import Histogram
-from model_repo.scoring import match, mean_precision, mix, swap_gains
+from model_repo.scoring import Ranking, match, mean_precision, mix, swap_gains
 from search.align import aligned_table, fit_alignment
 from search.answers import AnswerSet, answered
 from search.certify import CERTIFY_MIN_IMAGES
@@ -41,14 +41,14 @@ def routing(drawn: Scene) -> Routing:
         artifact("small", drawn, weakness=1.5, ms=2.0, seed=1, boast=0.5),
         artifact("large", drawn, weakness=0.25, ms=12.0, seed=2),
     ]
-    return route(artifacts, drawn.images, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
+    return route(artifacts, drawn.views, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
 
 
 def routed_on(images: int) -> Routing:
     few = scene(images, seed=8)
     return route(
         [artifact("s", few, weakness=1.0, ms=2.0, seed=1), artifact("l", few, weakness=0.2, ms=12.0, seed=2)],
-        few.images, few.truths, classes=CLASSES, costs=COSTS, seed=0,
+        few.views, few.truths, classes=CLASSES, costs=COSTS, seed=0,
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def long_routing(drawn: Scene) -> Routing:
         artifact(name, drawn, weakness=weakness, ms=ms, seed=k)
         for k, ((name, weakness), ms) in enumerate(zip(WEAKNESSES.items(), (1.0, 4.0, 30.0), strict=True))
     ]
-    return route(artifacts, drawn.images, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
+    return route(artifacts, drawn.views, drawn.truths, classes=CLASSES, costs=COSTS, seed=0)
 
 
 def test_an_alignment_rises_and_tells_the_quality(drawn: Scene) -> None:
@@ -91,7 +91,7 @@ def test_influences_rank_images_as_exact_swaps_do() -> None:
     small_scene = scene(120, seed=3)
     small = artifact("s", small_scene, weakness=1.0, ms=2.0, seed=4)
     large = artifact("l", small_scene, weakness=0.2, ms=9.0, seed=5)
-    near = swap_influences(small.table, large.table)
+    near = swap_influences(Ranking([small.table, large.table]))
     exact = swap_gains(small.table, large.table) * 120
     assert float(spearmanr(near, exact).statistic) > 0.9
     assert near.sum() > 0
@@ -101,13 +101,12 @@ def test_a_gain_model_finds_the_hard_frames(drawn: Scene) -> None:
     """Predicted on frames it was not fitted on, gains order them far better than chance."""
     small = artifact("s", drawn, weakness=1.0, ms=2.0, seed=1)
     large = artifact("l", drawn, weakness=0.25, ms=9.0, seed=2)
-    side = answered(small.answers, drawn.images, small.table, fit_alignment(small.table, CLASSES))
-    fitted = fit_gain(side.features, swap_influences(side.table, large.table), seed=0)
+    side = answered(small.answers, drawn.views, small.table, fit_alignment(small.table, CLASSES))
+    labels = swap_influences(Ranking([side.table, large.table]))
+    fitted = fit_gain(side.features, labels, seed=0)
     assert fitted.rank_correlation > 0.3
     assert float(spearmanr(fitted.held_out, drawn.difficulty).statistic) > 0.5
-    np.testing.assert_allclose(
-        fit_gain(side.features, swap_influences(side.table, large.table), seed=0).held_out, fitted.held_out
-    )
+    np.testing.assert_allclose(fit_gain(side.features, labels, seed=0).held_out, fitted.held_out)
 
 
 def test_too_few_images_are_no_fit(drawn: Scene) -> None:
@@ -244,7 +243,7 @@ def test_a_plan_does_on_new_frames_about_what_calibration_said(routing: Routing)
     sides = {}
     for name, weakness, boast in (("small", 1.5, 0.5), ("large", 0.25, 1.0)):
         made = artifact(name, fresh, weakness=weakness, ms=1.0, seed=21, boast=boast)
-        sides[name] = answered(made.answers, fresh.images, made.table, routing.alignments[name])
+        sides[name] = answered(made.answers, fresh.views, made.table, routing.alignments[name])
     answers = AnswerSet(sides, fresh.truths, CLASSES)
     for plan in routing.plans:
         scored = score_plan(plan, answers, split="test")
@@ -278,7 +277,7 @@ def test_three_stages_do_on_new_frames_about_what_calibration_said(long_routing:
     sides = {}
     for k, (name, weakness) in enumerate(WEAKNESSES.items()):
         made = artifact(name, fresh, weakness=weakness, ms=1.0, seed=30 + k)
-        sides[name] = answered(made.answers, fresh.images, made.table, long_routing.alignments[name])
+        sides[name] = answered(made.answers, fresh.views, made.table, long_routing.alignments[name])
     answers = AnswerSet(sides, fresh.truths, CLASSES)
     for plan in long_routing.plans:
         scored = score_plan(plan, answers, split="test")
@@ -291,7 +290,7 @@ def test_fusion_goes_on_from_the_answer_in_hand(drawn: Scene, long_routing: Rout
     sides = {}
     for k, (name, weakness) in enumerate(WEAKNESSES.items()):
         made = artifact(name, drawn, weakness=weakness, ms=1.0, seed=k)
-        sides[name] = answered(made.answers, drawn.images, made.table, long_routing.alignments[name])
+        sides[name] = answered(made.answers, drawn.views, made.table, long_routing.alignments[name])
     tables = AnswerSet(sides, drawn.truths, CLASSES).in_hand(tuple(WEAKNESSES), "wbf")
     in_hand = [
         fuse(fuse(a, b, "wbf"), c, "wbf")
@@ -306,4 +305,4 @@ def test_answers_are_one_per_image(drawn: Scene) -> None:
     """Answers that are fewer than the frames are refused."""
     made = artifact("small", drawn, weakness=1.5, ms=2.0, seed=1)
     with pytest.raises(ValueError, match="argument"):
-        answered(made.answers[:-1], drawn.images, made.table, fit_alignment(made.table, CLASSES))
+        answered(made.answers[:-1], drawn.views, made.table, fit_alignment(made.table, CLASSES))
